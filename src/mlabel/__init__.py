@@ -1,0 +1,43 @@
+"""mlabel: learning which of many labels hold for an image.
+
+The way of the data::
+
+    annotation files -- readers --> ImageTable -- split --> train / val / test tables
+    image files -- images --> ImageDataset -- loader --> Batch(images uint8, targets, mask, index)
+    Batch --> Classifier: preprocess -> backbone -> head --> logits (N, L)
+    logits + targets + mask --> Loss --> train step --> TrainState --> checkpoint
+    logits -- space.probabilities --> scores --> metrics, thresholds --> decisions
+    decisions -- space.decode --> label names --> report, predictions file
+    model + space + preprocessing + thresholds --> bundle --> Tagger (any machine, any day)
+
+Names are imported when they are first used, so that ``import mlabel`` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public name -> the module it lives in.
+_NAMES = {
+    "DataError": "mlabel._checks",
+    "Group": "mlabel.labels",
+    "LabelSpace": "mlabel.labels",
+}
+_MODULES = frozenset({"labels"})
+
+__all__ = ["__version__", *sorted(_NAMES), *sorted(_MODULES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"mlabel.{name}")
+    raise AttributeError(f"module 'mlabel' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
