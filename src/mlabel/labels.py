@@ -18,6 +18,7 @@ import scipy.sparse as sp
 import torch
 
 from mlabel._checks import DataError, as_scores, suggest, to_numpy
+from mlabel._files import read_json, to_json, write_atomically
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ class LabelSpace:
 
     def save(self, path: str | Path) -> None:
         """Write the space as JSON to the file `path`."""
-        Path(path).write_text(json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_atomically(path, to_json(self.to_dict()))
 
     @classmethod
     def load(cls, path: str | Path) -> LabelSpace:
@@ -230,10 +231,10 @@ class LabelSpace:
         Raises:
             DataError: the file is not JSON, or not a label space.
         """
-        try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-            raise DataError(f"{path}: not a label space: {error}") from error
+        data = read_json(path)
+        if not isinstance(data, dict):
+            raise DataError(f"{path}: not a label space: an object was wanted; got {type(data).__name__}")
+        return cls.from_dict(data)
 
     def check_same(self, other: LabelSpace, what: str) -> None:
         """Raise ValueError, showing the first difference, unless `other` is this space.

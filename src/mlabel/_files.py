@@ -1,0 +1,68 @@
+"""Files that are whole or not there: atomic writing, JSON with the place of an error, hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from mlabel._checks import DataError
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write `content` to the file `path` and wait until it is on the disk."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in `folder` are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: str | Path, content: str | bytes) -> None:
+    """Write the file `path` so that it never holds half of `content`: under a temporary name, then renamed.
+
+    Raises:
+        OSError: the disk is full or refuses; what `path` held before is then untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write_synced(temporary, content.encode() if isinstance(content, str) else content)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def to_json(value: Any) -> str:
+    """Return `value` as readable standard JSON (NaN is refused: JSON has none)."""
+    return json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def read_json(path: str | Path) -> Any:
+    """Return what the JSON file `path` holds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DataError: it is not JSON in UTF-8; the message names the file and the place.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON: {error}") from error
+
+
+def digest(path: Path) -> dict[str, Any]:
+    """Return the size of a file in bytes and its SHA-256."""
+    with open(path, "rb") as file:
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
