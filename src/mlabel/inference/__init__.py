@@ -1,0 +1,16 @@
+"""Prediction: the bundle that carries a trained model anywhere, the `Tagger`, and prediction files."""
+
+from mlabel.inference.bundle import Bundle, load_bundle, save_bundle
+from mlabel.inference.predictions import FORMATS, find_images, write_predictions
+from mlabel.inference.tagger import Prediction, Tagger
+
+__all__ = [
+    "FORMATS",
+    "Bundle",
+    "Prediction",
+    "Tagger",
+    "find_images",
+    "load_bundle",
+    "save_bundle",
+    "write_predictions",
+]

@@ -1,0 +1,165 @@
+"""The bundle: one folder that carries model, labels, preprocessing and thresholds to any machine, on any day.
+
+It holds `config.json` (architecture, space, preprocessing, versions), `model.safetensors`, `thresholds.json` and
+`selected_tags.csv`, which taggers that read the wd-tagger files can read. Nothing in it can name code to run.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from mlabel._checks import DataError
+from mlabel._files import read_json, sync_folder, to_json, write_synced
+from mlabel.decisions import Thresholds
+from mlabel.labels import LabelSpace
+from mlabel.models import Classifier, from_config
+
+FORMAT = "mlabel.bundle/1"
+# The category numbers of Danbooru, which tagger files use; a group of any other name is general.
+_CATEGORIES = {"general": 0, "artist": 1, "copyright": 3, "character": 4, "meta": 5, "rating": 9}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a bundle's folder holds.
+
+    Attributes:
+        model: In evaluation mode, on the CPU.
+        thresholds: The calibrated thresholds, or None where none were saved.
+        counts: Positives of each label in the training part (L,) int64; zeros where not known.
+        notes: What whoever saved it wanted remembered, such as metrics; plain JSON values.
+    """
+
+    model: Classifier
+    thresholds: Thresholds | None
+    counts: np.ndarray
+    notes: dict[str, Any]
+
+
+def save_bundle(
+    folder: str | Path,
+    model: Classifier,
+    thresholds: Thresholds | None = None,
+    *,
+    counts: np.ndarray | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a bundle to `folder`, in the place of one that is there, and return the folder.
+
+    Args:
+        folder: Where to; its parent is made.
+        model: The model; where its backbone is a module of yours, whoever loads the bundle must pass that again.
+        thresholds: Of the same label space; None: 0.5 is used.
+        counts: Positives of each label in the training part (L,), for `selected_tags.csv`; None: written as 0.
+        notes: JSON values to keep beside it.
+
+    Raises:
+        ValueError: thresholds or counts of another number of labels.
+        FileExistsError: `folder` exists and is not a bundle.
+    """
+    folder, space = Path(folder), model.space
+    if folder.exists() and not (folder / "config.json").is_file() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not a bundle, and is left as it is; choose another folder")
+    held = np.zeros(space.num_labels, dtype=np.int64) if counts is None else np.asarray(counts, dtype=np.int64)
+    if held.shape != (space.num_labels,):
+        raise ValueError(f"counts must be of shape ({space.num_labels},); got {held.shape}")
+    if thresholds is not None and len(thresholds.values) != space.num_labels:
+        raise ValueError(f"thresholds must be of {space.num_labels} labels; got {len(thresholds.values)}")
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    _write(temporary, model, thresholds, held, dict(notes or {}))
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.rename(folder)
+    sync_folder(folder.parent)
+    return folder
+
+
+def _write(
+    folder: Path, model: Classifier, thresholds: Thresholds | None, counts: np.ndarray, notes: dict[str, Any]
+) -> None:
+    config = {
+        "format": FORMAT,
+        "model": model.config,
+        "space": model.space.to_dict(),
+        "versions": {"torch": torch.__version__},
+        "notes": notes,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    write_synced(folder / "config.json", to_json(config).encode())
+    write_synced(folder / "model.safetensors", safetensors.torch.save(tensors))
+    write_synced(folder / "selected_tags.csv", _selected_tags(model.space, counts, thresholds).encode())
+    if thresholds is not None:
+        thresholds.save(folder / "thresholds.json")
+
+
+def _selected_tags(space: LabelSpace, counts: np.ndarray, thresholds: Thresholds | None) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["tag_id", "name", "category", "count", "best_threshold"])
+    values = np.full(space.num_labels, 0.5) if thresholds is None else thresholds.values
+    for group in space.groups:
+        for column, name in enumerate(group.labels, start=space.slices[group.name].start):
+            level = "" if group.exclusive or np.isnan(values[column]) else repr(float(values[column]))
+            writer.writerow([column, name, _CATEGORIES.get(group.name, 0), int(counts[column]), level])
+    return text.getvalue()
+
+
+def load_bundle(folder: str | Path, *, backbone: nn.Module | None = None) -> Bundle:
+    """Return what a bundle holds. Nothing in it is run.
+
+    Args:
+        folder: The bundle's.
+        backbone: The module that the model was built on, where that was one of yours.
+
+    Raises:
+        FileNotFoundError: there is no bundle.
+        DataError: a file is not what its name says, or the weights do not fit the architecture.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} is not a bundle: there is no config.json in it")
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        found = config.get("format") if isinstance(config, dict) else type(config).__name__
+        raise DataError(f"{folder / 'config.json'}: format {FORMAT!r} was wanted; got {found!r}")
+    space = LabelSpace.from_dict(config["space"])
+    model = from_config(config["model"], space, backbone=backbone)
+    _load_weights(folder / "model.safetensors", model)
+    path = folder / "thresholds.json"
+    thresholds = Thresholds.load(path, space) if path.exists() else None
+    return Bundle(model.eval(), thresholds, _read_counts(folder / "selected_tags.csv", space), config.get("notes", {}))
+
+
+def _load_weights(path: Path, model: Classifier) -> None:
+    try:
+        tensors = safetensors.torch.load_file(path)
+        model.load_state_dict(tensors)
+    except safetensors.SafetensorError as error:
+        raise DataError(f"{path}: not a safetensors file: {error}") from error
+    except RuntimeError as error:
+        raise DataError(f"{path}: the weights do not fit the architecture of config.json: {error}") from error
+
+
+def _read_counts(path: Path, space: LabelSpace) -> np.ndarray:
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if [row.get("name") for row in rows] != list(space.names):
+        raise DataError(f"{path}: its names are not those of config.json, in that order")
+    try:
+        return np.array([int(row["count"]) for row in rows], dtype=np.int64)
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path}: a count is not a whole number: {error}") from error

@@ -1,0 +1,170 @@
+"""The `Tagger`: images in, label names with their scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import nn
+
+from mlabel.data import ImageTable, Loader
+from mlabel.decisions import Thresholds
+from mlabel.inference.bundle import load_bundle, save_bundle
+from mlabel.labels import LabelSpace, decide
+from mlabel.models import Classifier
+from mlabel.training import resolve_precision
+from mlabel.training.scoring import eval_mode
+from mlabel.training.step import forward
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a tagger says of one image.
+
+    Attributes:
+        path: The image, as it was given.
+        labels: The names that hold, each with its score, the highest score first.
+        scores: Probabilities of all labels (L,) float32.
+        decisions: Which labels hold (L,) bool.
+    """
+
+    path: str
+    labels: dict[str, float]
+    scores: np.ndarray
+    decisions: np.ndarray
+
+
+class Tagger:
+    """A trained model with its thresholds, ready to label images.
+
+    Args:
+        model: The model.
+        thresholds: A `Thresholds`, a number, or an array (L,).
+        counts: Positives of each label in the training part (L,), kept for `save`; None: not known.
+
+    Example:
+        >>> tagger = Tagger.load("runs/a/bundle")  # doctest: +SKIP
+        >>> tagger.predict(["a.jpg"])[0].labels  # doctest: +SKIP
+        {'cat': 0.93, 'outdoors': 0.71}
+    """
+
+    def __init__(
+        self, model: Classifier, thresholds: Thresholds | float | np.ndarray = 0.5, *, counts: np.ndarray | None = None
+    ) -> None:
+        self.model = model.eval()
+        self.thresholds = thresholds
+        self.counts = counts
+
+    @property
+    def space(self) -> LabelSpace:
+        """The label space: what each column of scores means."""
+        return self.model.space
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, *, backbone: nn.Module | None = None, device: str | torch.device | None = None
+    ) -> Tagger:
+        """Return the tagger of a bundle; see `load_bundle` for errors.
+
+        Args:
+            folder: The bundle's.
+            backbone: The module that the model was built on, where that was one of yours.
+            device: None: a GPU if there is one, else the CPU.
+        """
+        bundle = load_bundle(folder, backbone=backbone)
+        bundle.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return cls(bundle.model, 0.5 if bundle.thresholds is None else bundle.thresholds, counts=bundle.counts)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the tagger as a bundle to `folder`, and return the folder.
+
+        Raises:
+            TypeError: thresholds that are bare numbers; a bundle holds a `Thresholds`, or none for 0.5.
+        """
+        if not isinstance(self.thresholds, Thresholds) and not np.all(np.asarray(self.thresholds) == 0.5):
+            raise TypeError("only a Thresholds (or 0.5) can be saved; make one by mlabel.fit_thresholds")
+        held = self.thresholds if isinstance(self.thresholds, Thresholds) else None
+        return save_bundle(folder, self.model, held, counts=self.counts)
+
+    def predict(
+        self,
+        images: str | Path | Sequence[str | Path],
+        *,
+        threshold: float | None = None,
+        batch_size: int = 32,
+        num_workers: int = 0,
+    ) -> list[Prediction]:
+        """Return a `Prediction` for each image, in the order given; see `stream`."""
+        paths = [images] if isinstance(images, str | Path) else list(images)
+        return list(self.stream(paths, threshold=threshold, batch_size=batch_size, num_workers=num_workers))
+
+    def stream(
+        self,
+        images: Sequence[str | Path],
+        *,
+        threshold: float | None = None,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        precision: str = "auto",
+        on_bad: str = "error",
+        max_bad: float = 0.001,
+        bad: list[tuple[str, str]] | None = None,
+    ) -> Iterator[Prediction]:
+        """Yield a `Prediction` for each image, in the order given, holding one batch at a time.
+
+        Args:
+            images: Paths.
+            threshold: In the place of the tagger's thresholds, for any-of labels.
+            batch_size: Images of one forward pass.
+            num_workers: Processes that decode images.
+            precision: fp32, bf16, fp16 or auto.
+            on_bad: `error`: an unreadable image is a DataError; `skip`: it is left out.
+            max_bad: With `skip`, the share of bad images above which it is an error all the same.
+            bad: With `skip`, a list that gets (path, reason) of each image left out.
+
+        Raises:
+            FileNotFoundError, DataError: an image is not there, or cannot be read.
+        """
+        paths = [str(path) for path in images]
+        if not paths:
+            return
+        thresholds = self.thresholds if threshold is None else threshold
+        device = next(self.model.parameters()).device
+        precision = resolve_precision(precision, device)
+        loader = Loader(
+            _unlabelled(paths, self.space),
+            batch_size=batch_size,
+            image_size=self.model.image_size,
+            channels=self.model.in_channels,
+            num_workers=num_workers,
+            on_bad=on_bad,
+            max_bad=max_bad,
+        )
+        try:
+            for batch in loader.epoch():
+                with eval_mode(self.model):
+                    logits = forward(self.model, batch.to(device), precision)
+                    scores = self.space.probabilities(logits).cpu().numpy()
+                yield from self._predictions([paths[row] for row in batch.index.tolist()], scores, thresholds)
+        finally:
+            if bad is not None:
+                bad.extend((path, reason) for _, path, reason in loader.bad)
+            loader.close()
+
+    def _predictions(self, paths: Sequence[str], scores: np.ndarray, thresholds: Any) -> Iterator[Prediction]:
+        decisions = decide(scores, thresholds, self.space)
+        for path, row, held in zip(paths, scores, decisions, strict=True):
+            columns = np.flatnonzero(held)
+            columns = columns[np.argsort(-row[columns], kind="stable")]
+            yield Prediction(path, {self.space.names[c]: float(row[c]) for c in columns}, row, held)
+
+
+def _unlabelled(paths: Sequence[str], space: LabelSpace) -> ImageTable:
+    """Return a table of images about which nothing is known, numbered, since a path may be given twice."""
+    targets = sp.csr_array((len(paths), space.num_labels), dtype=np.uint8)
+    return ImageTable(paths=paths, targets=targets, space=space, ids=[str(number) for number in range(len(paths))])

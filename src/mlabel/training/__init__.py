@@ -1,0 +1,46 @@
+"""Training: configuration, one exact step, the loop, and checkpoints that resume bit for bit."""
+
+from mlabel.training.checkpoint import (
+    best_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    load_weights,
+    newest_checkpoint,
+    read_description,
+    save_checkpoint,
+)
+from mlabel.training.config import OPTIMIZERS, PRECISIONS, SCHEDULES, TrainConfig
+from mlabel.training.loop import Interrupted, fit, train, write_history, write_run_config
+from mlabel.training.optimisers import learning_rate, make_optimizer, resolve_precision
+from mlabel.training.scoring import TableScores, score_table
+from mlabel.training.state import Event, TrainState
+from mlabel.training.step import StepResult, autocast, train_step
+
+__all__ = [
+    "OPTIMIZERS",
+    "PRECISIONS",
+    "SCHEDULES",
+    "Event",
+    "Interrupted",
+    "StepResult",
+    "TableScores",
+    "TrainConfig",
+    "TrainState",
+    "autocast",
+    "best_checkpoint",
+    "fit",
+    "learning_rate",
+    "list_checkpoints",
+    "load_checkpoint",
+    "load_weights",
+    "make_optimizer",
+    "newest_checkpoint",
+    "read_description",
+    "resolve_precision",
+    "save_checkpoint",
+    "score_table",
+    "train",
+    "train_step",
+    "write_history",
+    "write_run_config",
+]

@@ -1,0 +1,282 @@
+"""Checkpoints: safetensors and JSON, complete or not there, checked by hash when read.
+
+A checkpoint is a folder `checkpoints/step-00000120` with `model.safetensors`, `optimizer.safetensors`, `state.json` and
+`manifest.json`, which holds the size and SHA-256 of the others. It is written under a temporary name, flushed to the
+disk and renamed; older ones are removed only after that.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from mlabel._checks import DataError
+from mlabel._files import digest, read_json, sync_folder, to_json, write_atomically, write_synced
+from mlabel.labels import LabelSpace
+from mlabel.training.config import TrainConfig
+from mlabel.training.state import TrainState
+
+FORMAT = "mlabel.checkpoint/1"
+_NAME = re.compile(r"step-(\d{8,})")
+_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+_log = logging.getLogger(__name__)
+
+
+def save_checkpoint(state: TrainState, run_dir: str | Path, *, data: Mapping[str, str] | None = None) -> Path:
+    """Write `state` as a checkpoint of the run, remove those no longer kept, and return its folder.
+
+    The `state.config.keep` newest stay, and so does the best. Where a sound checkpoint of this very step exists, it is
+    kept as it is: its weights are the same.
+
+    Args:
+        state: What to save.
+        run_dir: The run's folder.
+        data: Names and fingerprints of the tables trained on, so that a changed table is noticed on resume.
+
+    Raises:
+        OSError: the disk is full or refuses; earlier checkpoints are then untouched.
+    """
+    folder = Path(run_dir) / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"step-{state.step:08d}"
+    if not (target.exists() and not problems(target)):
+        _write(state, target, dict(data or {}))
+    if state.best_step == state.step:
+        write_atomically(Path(run_dir) / "best", target.name + "\n")
+    _prune(folder, state)
+    return target
+
+
+def _write(state: TrainState, target: Path, data: dict[str, str]) -> None:
+    for leftover in target.parent.glob(".tmp-*"):
+        shutil.rmtree(leftover)
+    temporary = target.parent / f".tmp-{target.name}"
+    temporary.mkdir()
+    try:
+        tensors, settings = _split_optimizer(state.optimizer.state_dict())
+        write_synced(temporary / "model.safetensors", safetensors.torch.save(_plain(state.model.state_dict())))
+        write_synced(temporary / "optimizer.safetensors", safetensors.torch.save(tensors))
+        write_synced(temporary / "state.json", to_json(_describe(state, settings, data)).encode())
+        files = {name: digest(temporary / name) for name in _FILES}
+        write_synced(temporary / "manifest.json", to_json({"format": FORMAT, "files": files}).encode())
+        sync_folder(temporary)
+        if target.exists():  # damaged, or it would have been kept
+            shutil.rmtree(target)
+        temporary.rename(target)
+        sync_folder(target.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _describe(state: TrainState, optimizer: dict[str, Any], data: dict[str, str]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "counters": state.counters(),
+        "optimizer": optimizer,
+        "config": state.config.to_dict(),
+        "model": state.model.config,
+        "space": state.model.space.to_dict(),
+        "data": data,
+        "versions": {"torch": torch.__version__},
+    }
+
+
+def problems(checkpoint: str | Path) -> str | None:
+    """Return what is wrong with a checkpoint's files, in one line, or None where they are what was written."""
+    checkpoint = Path(checkpoint)
+    try:
+        manifest = read_json(checkpoint / "manifest.json")
+        if manifest["format"] != FORMAT:
+            return f"its format is {manifest['format']!r}, and this version reads {FORMAT!r}"
+        if set(manifest["files"]) != set(_FILES):
+            return f"manifest.json names {sorted(manifest['files'])}; {sorted(_FILES)} were wanted"
+        for name, expected in manifest["files"].items():
+            if digest(checkpoint / name) != expected:
+                return f"{name} is not what was written (size or SHA-256 differ)"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def list_checkpoints(run_dir: str | Path) -> list[Path]:
+    """Return the checkpoint folders of a run, newest first, sound or not."""
+    folder = Path(run_dir) / "checkpoints"
+    named = [(_NAME.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
+    return [path for match, path in sorted(((int(m[1]), p) for m, p in named if m), reverse=True)]
+
+
+def newest_checkpoint(run_dir: str | Path) -> Path | None:
+    """Return the newest sound checkpoint of a run, or None; what is wrong with newer ones is logged as a warning."""
+    for path in list_checkpoints(run_dir):
+        fault = problems(path)
+        if fault is None:
+            return path
+        _log.warning("%s is passed over: %s", path, fault)
+    return None
+
+
+def best_checkpoint(run_dir: str | Path) -> Path | None:
+    """Return the best checkpoint of a run: the one that `best` names, or the newest where nothing was judged.
+
+    Raises:
+        DataError: `best` does not name a sound checkpoint of the run.
+    """
+    pointer = Path(run_dir) / "best"
+    if not pointer.exists():
+        return newest_checkpoint(run_dir)
+    name = pointer.read_text(encoding="utf-8").strip()
+    if not _NAME.fullmatch(name):
+        raise DataError(f"{pointer}: the name of a checkpoint was wanted; got {name[:80]!r}")
+    path = Path(run_dir) / "checkpoints" / name
+    fault = problems(path)
+    if fault is not None:
+        raise DataError(f"{path}: {fault}")
+    return path
+
+
+def load_weights(checkpoint: str | Path, model: nn.Module) -> None:
+    """Put the weights of a checkpoint into `model`.
+
+    Raises:
+        DataError: the checkpoint is damaged.
+        ValueError: its weights do not fit the model; the differences are listed.
+    """
+    _refuse_damaged(checkpoint)
+    _load_model(model, _read_tensors(Path(checkpoint) / "model.safetensors"), str(checkpoint))
+
+
+def read_description(checkpoint: str | Path) -> dict[str, Any]:
+    """Return what a sound checkpoint says of itself: settings, model, space, data, counters.
+
+    Raises:
+        DataError: the checkpoint is damaged.
+    """
+    _refuse_damaged(checkpoint)
+    return read_json(Path(checkpoint) / "state.json")
+
+
+def load_checkpoint(
+    checkpoint: str | Path,
+    state: TrainState,
+    *,
+    data: Mapping[str, str] | None = None,
+    allow_changed_data: bool = False,
+) -> None:
+    """Put a checkpoint into `state`, after which training goes on as if it had never stopped.
+
+    Args:
+        checkpoint: Its folder.
+        state: A state of the same model, optimiser and settings.
+        data: Names and fingerprints of the tables of this training.
+        allow_changed_data: Go on where a table has changed since.
+
+    Raises:
+        DataError: the checkpoint is damaged.
+        ValueError: another space, model, setting or table; the differences are listed. `state` is then unchanged.
+    """
+    described = read_description(checkpoint)
+    state.model.space.check_same(LabelSpace.from_dict(described["space"]), str(checkpoint))
+    state.config.check_continues(TrainConfig.from_dict(described["config"]))
+    if not allow_changed_data:
+        _check_data(described["data"], dict(data or {}))
+    optimizer = _join_optimizer(
+        _read_tensors(Path(checkpoint) / "optimizer.safetensors"), described["optimizer"], state.optimizer
+    )
+    _load_model(state.model, _read_tensors(Path(checkpoint) / "model.safetensors"), str(checkpoint))
+    state.optimizer.load_state_dict(optimizer)
+    _match_layout(state.optimizer)
+    state.restore_counters(described["counters"])
+
+
+def _check_data(saved: dict[str, str], now: dict[str, str]) -> None:
+    differ = [
+        f"{k}: {saved.get(k)} saved, {now.get(k)} now" for k in sorted({*saved, *now}) if saved.get(k) != now.get(k)
+    ]
+    if differ:
+        raise ValueError(
+            f"the data has changed since the checkpoint was saved (fingerprints of {'; '.join(differ)}); give the data it "
+            "was trained on, start in another run folder, or pass allow_changed_data=True"
+        )
+
+
+def _load_model(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> None:
+    own = model.state_dict()
+    differ = [f"{name} is missing" for name in own if name not in tensors]
+    differ += [f"{name} is not in the model" for name in tensors if name not in own]
+    differ += [
+        f"{name} is {tuple(tensor.shape)} there and {tuple(own[name].shape)} in the model"
+        for name, tensor in tensors.items()
+        if name in own and own[name].shape != tensor.shape
+    ]
+    if differ:
+        more = f", and {len(differ) - 8} more" if len(differ) > 8 else ""
+        raise ValueError(f"{source} holds another model: {'; '.join(differ[:8])}{more}")
+    model.load_state_dict(tensors)
+
+
+def _split_optimizer(saved: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return an optimiser's state as tensors by name and the rest as plain values."""
+    tensors = {f"{i}.{name}": v for i, held in saved["state"].items() for name, v in held.items() if torch.is_tensor(v)}
+    numbers = {
+        str(i): {name: v for name, v in held.items() if not torch.is_tensor(v)} for i, held in saved["state"].items()
+    }
+    return _plain(tensors), {"numbers": numbers, "param_groups": saved["param_groups"]}
+
+
+def _join_optimizer(
+    tensors: dict[str, torch.Tensor], settings: dict[str, Any], optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Return the optimiser state dictionary that `_split_optimizer` took apart."""
+    state: dict[int, dict[str, Any]] = {int(i): dict(held) for i, held in settings["numbers"].items()}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    groups = settings["param_groups"]
+    wanted = [len(group["params"]) for group in optimizer.param_groups]
+    if [len(group["params"]) for group in groups] != wanted:
+        raise ValueError(f"the checkpoint's optimiser has other parameter groups; {wanted} parameters were wanted")
+    # JSON knows no tuples, and the optimisers compare and unpack them.
+    groups = [{k: tuple(v) if isinstance(v, list) and k != "params" else v for k, v in g.items()} for g in groups]
+    return {"state": state, "param_groups": groups}
+
+
+def _match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Give each state tensor the strides of its parameter, which fused kernels rely on."""
+    for parameter, held in optimizer.state.items():
+        for name, value in held.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                held[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return copies in main memory that share nothing, as safetensors wants them."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise DataError(f"{path}: not a safetensors file: {error}") from error
+
+
+def _refuse_damaged(checkpoint: str | Path) -> None:
+    fault = problems(checkpoint)
+    if fault is not None:
+        raise DataError(f"{checkpoint}: {fault}")
+
+
+def _prune(folder: Path, state: TrainState) -> None:
+    for position, path in enumerate(list_checkpoints(folder.parent)):
+        if position >= state.config.keep and path.name != f"step-{state.best_step or 0:08d}":
+            shutil.rmtree(path)

@@ -1,0 +1,133 @@
+"""What a training is told: one frozen, checked, JSON-able value."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlabel._checks import check_between, check_positive, resolve, suggest
+
+OPTIMIZERS = ("adam", "adamw", "sgd", "adamax", "adadelta")
+SCHEDULES = ("constant", "cosine", "step", "plateau")
+PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+
+# What may differ between a checkpoint and the training that goes on from it, without changing any number.
+FREE_TO_CHANGE = frozenset({"num_workers", "keep", "save_every"})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The settings of a training.
+
+    Args:
+        epochs: How many times each sample is seen.
+        batch_size: Samples of one forward pass.
+        optimizer: `adam`, `adamw`, `sgd`, `adamax` or `adadelta`.
+        lr: Learning rate after the warm-up.
+        weight_decay: As the optimiser defines it.
+        momentum: Of `sgd`; the others do not use it.
+        schedule: `constant`; `cosine` (to 0 at the last step); `step` (times `decay` every `step_size` epochs); `plateau`
+            (times `decay` after `step_size` evaluations in which `monitor` did not improve).
+        warmup_steps: Steps over which the learning rate rises linearly from 0, before the schedule begins.
+        step_size: See `schedule`.
+        decay: See `schedule`.
+        precision: `fp32`; `bf16` or `fp16` (autocast, the latter with a loss scaler); `auto`: bf16 where the device
+            computes in it, else fp16 on a GPU and fp32 on a CPU.
+        accumulate: Batches of one optimiser step. They are weighed by what is known in each, so that the step equals that
+            of one large batch (but for batch statistics).
+        clip_norm: The largest gradient norm; None: not clipped.
+        patience: Evaluations without improvement after which training stops; None: never.
+        monitor: What is best: `loss` (of validation) or a key of `Evaluation`, such as `map` or `macro_f1`.
+        eval_every: Steps between evaluations; None: at the end of each epoch only. The end of an epoch always is one.
+        save_every: Steps between checkpoints; None: at the end of each epoch only. The end of an epoch always is one.
+        keep: How many of the newest checkpoints stay on disk, at least 2. The best one always stays.
+        num_workers: Processes that decode images; 0: none but this one. Does not change any result.
+        augment: Name of the augmentation of training images, from `mlabel.data.AUGMENTATIONS`.
+        seed: Of order, augmentation and dropout.
+
+    Raises:
+        ValueError: a value out of its range, or an unknown name.
+
+    Example:
+        >>> TrainConfig(epochs=3, optimizer="sgd", lr=0.1).optimizer
+        'sgd'
+    """
+
+    epochs: int = 10
+    batch_size: int = 64
+    optimizer: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    momentum: float = 0.9
+    schedule: str = "cosine"
+    warmup_steps: int = 0
+    step_size: int = 5
+    decay: float = 0.1
+    precision: str = "auto"
+    accumulate: int = 1
+    clip_norm: float | None = None
+    patience: int | None = None
+    monitor: str = "map"
+    eval_every: int | None = None
+    save_every: int | None = None
+    keep: int = 2
+    num_workers: int = 0
+    augment: str = "none"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, options in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            resolve(getattr(self, name), dict.fromkeys(options), name)
+        for name in ("epochs", "batch_size", "accumulate", "step_size"):
+            _check_count(getattr(self, name), 1, name)
+        for name in ("patience", "eval_every", "save_every"):
+            if getattr(self, name) is not None:
+                _check_count(getattr(self, name), 1, name)
+        _check_count(self.warmup_steps, 0, "warmup_steps")
+        _check_count(self.num_workers, 0, "num_workers")
+        _check_count(self.seed, 0, "seed")
+        _check_count(self.keep, 2, "keep")
+        check_positive(self.lr, "lr")
+        check_between(self.weight_decay, 0, 1e6, "weight_decay")
+        check_between(self.momentum, 0, 1, "momentum")
+        check_between(self.decay, 0, 1, "decay")
+        if self.clip_norm is not None:
+            check_positive(self.clip_norm, "clip_norm")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as a dictionary for JSON; `from_dict` reads it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrainConfig:
+        """Return the settings that `to_dict` described.
+
+        Raises:
+            ValueError: an unknown name, or a value out of its range.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name in data:
+            if name not in known:
+                raise ValueError(f"unknown training setting {name!r}; {suggest(name, known)}")
+        return cls(**data)
+
+    def check_continues(self, saved: TrainConfig) -> None:
+        """Raise ValueError, listing the differences, where going on from `saved` would not give the same numbers.
+
+        More or fewer `epochs` are the same training unless the schedule is stretched over them.
+        """
+        free = FREE_TO_CHANGE | ({"epochs"} if self.schedule != "cosine" else set())
+        mine, theirs = self.to_dict(), saved.to_dict()
+        differ = [f"{k}: {theirs[k]!r} saved, {mine[k]!r} now" for k in mine if k not in free and mine[k] != theirs[k]]
+        if differ:
+            raise ValueError(
+                f"the checkpoint was trained with other settings ({'; '.join(differ)}); go on with the saved ones, or "
+                "start in another run folder"
+            )
+
+
+def _check_count(value: object, least: int, what: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{what} must be a whole number of at least {least}; got {value!r}")

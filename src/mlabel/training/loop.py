@@ -1,0 +1,387 @@
+"""The training loop: `train` yields what happens, `fit` runs it to the end with a progress bar and signals."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import itertools
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from mlabel._files import read_json, to_json, write_atomically
+from mlabel.data import Batch, ImageTable, Loader
+from mlabel.losses import as_loss
+from mlabel.metrics import evaluate
+from mlabel.models import Classifier
+from mlabel.training.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
+from mlabel.training.config import TrainConfig
+from mlabel.training.optimisers import learning_rate, make_optimizer, resolve_precision
+from mlabel.training.scoring import score_table
+from mlabel.training.state import Event, TrainState
+from mlabel.training.step import LossWithParts, train_step
+
+_log = logging.getLogger(__name__)
+
+# Metrics of which less is better; all others are better when they are higher.
+LOWER_IS_BETTER = frozenset({"loss", "hamming_loss", "coverage_error", "ranking_loss"})
+# What a history entry keeps of an evaluation, besides the monitored metric.
+HISTORY_METRICS = ("macro_f1", "micro_f1", "map", "exact_match")
+MAX_SKIPPED_IN_A_ROW = 10
+
+
+class Interrupted(SystemExit):
+    """Training was stopped by a signal after a checkpoint was saved; the exit code is 128 + the signal's number."""
+
+
+def train(
+    model: Classifier,
+    loss: nn.Module | Any,
+    train_table: ImageTable,
+    val_table: ImageTable | None = None,
+    *,
+    config: TrainConfig | None = None,
+    run_dir: str | Path | None = None,
+    resume: str | Path | None = None,
+    allow_changed_data: bool = False,
+    device: str | torch.device | None = None,
+) -> Generator[Event, None, None]:
+    """Train `model`, yielding an `Event` after each step, evaluation and checkpoint, and one at the end.
+
+    Whoever iterates may stop at any event, log it, or steer through `event.state`. Order, augmentation and dropout follow
+    from the seed, the epoch and the step, so that a resumed training is the unbroken one.
+
+    Args:
+        model: Changed in place; it ends with its last weights.
+        loss: A loss of `mlabel.losses`, or any callable of (logits, targets).
+        train_table: What is learned from.
+        val_table: What `config.monitor` is measured on; None: nothing is measured, and no checkpoint is the best.
+        config: The settings; None: the defaults.
+        run_dir: Folder of checkpoints and history; None: nothing is written.
+        resume: `"auto"`: go on from the newest sound checkpoint of `run_dir`, or begin; a checkpoint's folder: go on from
+            there; None: begin, and refuse a `run_dir` that already holds checkpoints.
+        allow_changed_data: Go on although a table is not the one the checkpoint was trained on.
+        device: None: a GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: an empty table, other label spaces, or a checkpoint that does not fit.
+        FileExistsError: `run_dir` holds a training and `resume` is None.
+        RuntimeError: ten steps in a row had a loss or gradient that was not finite, or another training holds `run_dir`.
+
+    Example:
+        >>> for event in train(model, loss, train_table, val_table):  # doctest: +SKIP
+        ...     if event.kind == "eval" and event.metrics["val_map"] > 0.9:
+        ...         break
+    """
+    config = config or TrainConfig()
+    _check_tables(model, train_table, val_table)
+    if resume is not None and run_dir is None:
+        raise ValueError("resume needs run_dir, the folder of the run to go on with")
+    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"), memory_format=torch.channels_last)
+    return _Training(model, as_loss(loss, model.space), train_table, val_table, config).run(
+        None if run_dir is None else Path(run_dir), resume, allow_changed_data
+    )
+
+
+def fit(
+    model: Classifier,
+    loss: nn.Module | Any,
+    train_table: ImageTable,
+    val_table: ImageTable | None = None,
+    *,
+    config: TrainConfig | None = None,
+    run_dir: str | Path | None = None,
+    resume: str | Path | None = None,
+    allow_changed_data: bool = False,
+    device: str | torch.device | None = None,
+    progress: str = "bar",
+) -> list[dict[str, Any]]:
+    """Train `model` to the end and return the history, one dictionary an evaluation.
+
+    The model is left with its last weights; the best are in the checkpoint that the file `best` of the run names
+    (`mlabel.training.load_weights(best_checkpoint(run_dir), model)`). SIGINT and SIGTERM save a checkpoint after the step
+    under way and end the process with code 130 or 143; a second signal ends it at once.
+
+    Args:
+        progress: `bar`: a progress bar on stderr; `none`: nothing is shown.
+        model, loss, train_table, val_table, config, run_dir, resume, allow_changed_data, device: See `train`.
+
+    Raises:
+        Interrupted: a signal came; a checkpoint was saved where there is a `run_dir`.
+        ValueError, FileExistsError, RuntimeError: see `train`.
+    """
+    if progress not in ("bar", "none"):
+        raise ValueError(f"progress must be 'bar' or 'none'; got {progress!r}")
+    config = config or TrainConfig()
+    events = train(
+        model,
+        loss,
+        train_table,
+        val_table,
+        config=config,
+        run_dir=run_dir,
+        resume=resume,
+        allow_changed_data=allow_changed_data,
+        device=device,
+    )
+    history: list[dict[str, Any]] = []
+    with _signals() as received, closing(events), tqdm(desc="training", unit="step", disable=progress == "none") as bar:
+        for event in events:
+            _show(bar, event)
+            history = event.state.history
+            if received and event.kind != "end":
+                bar.close()
+                _stop(event.state, run_dir, received[0], _fingerprints(train_table, val_table))
+    return history
+
+
+class _Training:
+    """The parts of one training that do not change, and the loop over them."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        loss: LossWithParts,
+        train_table: ImageTable,
+        val_table: ImageTable | None,
+        config: TrainConfig,
+    ) -> None:
+        device = next(model.parameters()).device
+        self.loss = loss
+        self.val_table = val_table
+        self.config = config
+        self.precision = resolve_precision(config.precision, device)
+        self.data = _fingerprints(train_table, val_table)
+        self.state = TrainState(
+            model=model,
+            optimizer=make_optimizer(model, config),
+            scaler=torch.amp.GradScaler(device.type, enabled=self.precision == "fp16"),
+            config=config,
+        )
+        self.loader = Loader(
+            train_table,
+            batch_size=config.batch_size,
+            image_size=model.image_size,
+            channels=model.in_channels,
+            augment=config.augment,
+            shuffle=True,
+            seed=config.seed,
+            num_workers=config.num_workers,
+            # Batch norm has no statistics of a single sample.
+            min_last=min(2, config.batch_size),
+        )
+        self.steps_per_epoch = -(-len(self.loader) // config.accumulate)
+
+    def run(self, run_dir: Path | None, resume: str | Path | None, allow_changed_data: bool) -> Generator[Event, None, None]:
+        state = self.state
+        with _lock(run_dir):
+            self._begin(run_dir, resume, allow_changed_data)
+            try:
+                while state.epoch < self.config.epochs and not state.stopped:
+                    yield from self._epoch(run_dir)
+                yield Event.of("end", state)
+            finally:
+                self.loader.close()
+
+    def _begin(self, run_dir: Path | None, resume: str | Path | None, allow_changed_data: bool) -> None:
+        if run_dir is None:
+            return
+        checkpoint = newest_checkpoint(run_dir) if resume == "auto" else resume
+        if checkpoint is not None:
+            load_checkpoint(checkpoint, self.state, data=self.data, allow_changed_data=allow_changed_data)
+            _log.info("going on from %s", checkpoint)
+        elif resume is None and list_checkpoints(run_dir):
+            raise FileExistsError(
+                f"{run_dir} already holds a training; go on with it by resume='auto', or choose another folder"
+            )
+        write_run_config(run_dir, train=self.config.to_dict(), model=self.state.model.config)
+        self.state.model.space.save(run_dir / "labels.json")
+        write_history(run_dir / "history.csv", self.state.history)
+
+    def _epoch(self, run_dir: Path | None) -> Iterator[Event]:
+        state, config = self.state, self.config
+        state.model.train()
+        yield from self._due(run_dir)  # a training stopped right after a step has this still before it
+        batches = self.loader.epoch(state.epoch, start=state.batch)
+        while step_batches := list(itertools.islice(batches, config.accumulate)):
+            yield self._step(step_batches)
+            yield from self._due(run_dir)
+        state.epoch, state.batch = state.epoch + 1, 0
+        yield from self._evaluate(run_dir, end_of_epoch=True)
+
+    def _due(self, run_dir: Path | None) -> Iterator[Event]:
+        """Evaluate or save within an epoch, where the step just done calls for it and it has not happened yet."""
+        state, config = self.state, self.config
+        if state.batch in (0, len(self.loader)):
+            return  # the end of the epoch evaluates and saves anyway
+        evaluated = bool(state.history) and state.history[-1]["step"] == state.step
+        if config.eval_every and state.step % config.eval_every == 0 and not evaluated:
+            yield from self._evaluate(run_dir)
+        elif run_dir is not None and config.save_every and state.step % config.save_every == 0:
+            yield self._save(run_dir)
+
+    def _step(self, batches: Sequence[Batch]) -> Event:
+        state = self.state
+        rate = learning_rate(self.config, state.step - state.skipped, self.steps_per_epoch)
+        result = train_step(state, self.loss, batches, precision=self.precision, learning_rate=rate)
+        state.batch += len(batches)
+        if not result.finite:
+            _log.warning("step %d: loss or gradient not finite; the step changed nothing", state.step)
+        if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            ids = [str(self.loader.table.ids[row]) for batch in batches for row in batch.index.tolist()]
+            raise RuntimeError(
+                f"{state.skipped_in_a_row} steps in a row had a loss or gradient that was not finite; the last, step "
+                f"{state.step}, had the samples {ids}; lower the learning rate, or look at these images"
+            )
+        return Event.of("step", state, loss=result.loss)
+
+    def _evaluate(self, run_dir: Path | None, *, end_of_epoch: bool = False) -> Iterator[Event]:
+        state, config = self.state, self.config
+        entry: dict[str, Any] = {
+            "epoch": state.epoch,
+            "step": state.step,
+            "lr": state.optimizer.param_groups[0]["lr"],
+            "train_loss": state.train_loss,
+            "skipped": state.skipped,
+        }
+        improved = False
+        if self.val_table is not None:
+            entry.update(self._validate(self.val_table))
+            improved = state.judge(
+                entry[f"val_{config.monitor}"], higher_is_better=config.monitor not in LOWER_IS_BETTER
+            )
+        state.running = {}
+        state.history.append(entry)
+        yield Event.of("eval", state, loss=entry["train_loss"], metrics=entry)
+        if run_dir is not None:
+            write_history(run_dir / "history.csv", state.history)
+            if end_of_epoch or improved or (config.save_every and state.step % config.save_every == 0):
+                yield self._save(run_dir)
+
+    def _validate(self, table: ImageTable) -> dict[str, float]:
+        model, config = self.state.model, self.config
+        scores = score_table(
+            model,
+            table,
+            self.loss,
+            batch_size=config.batch_size,
+            num_workers=config.num_workers,
+            precision=self.precision,
+        )
+        result = evaluate(scores.probabilities, table.targets, mask=table.unknown, space=model.space)
+        kept = dict.fromkeys((*HISTORY_METRICS, config.monitor))
+        measured = {f"val_{name}": float(result[name]) for name in kept if name != "loss"}
+        return {"val_loss": scores.loss, **measured}
+
+    def _save(self, run_dir: Path) -> Event:
+        save_checkpoint(self.state, run_dir, data=self.data)
+        return Event.of("checkpoint", self.state)
+
+
+def write_run_config(run_dir: str | Path, **sections: Mapping[str, Any]) -> None:
+    """Write `sections` into the run's `config.json`, leaving its other sections as they are."""
+    path = Path(run_dir) / "config.json"
+    held = read_json(path) if path.exists() else {"format": "mlabel.run/1"}
+    write_atomically(path, to_json({**held, **sections}))
+
+
+def write_history(path: str | Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write the history as CSV, one line an evaluation; what was not measured is empty."""
+    names = list(dict.fromkeys(name for entry in history for name in entry))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([_cell(entry.get(name)) for name in names] for entry in history)
+    write_atomically(path, text.getvalue())
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None or value != value else repr(value)
+
+
+def _check_tables(model: Classifier, train_table: ImageTable, val_table: ImageTable | None) -> None:
+    for name, table in (("training", train_table), ("validation", val_table)):
+        if table is None:
+            continue
+        if not len(table):
+            raise ValueError(f"the {name} table is empty")
+        model.space.check_same(table.space, f"the {name} table")
+
+
+def _fingerprints(train_table: ImageTable, val_table: ImageTable | None) -> dict[str, str]:
+    tables = {"train": train_table} if val_table is None else {"train": train_table, "val": val_table}
+    return {name: table.fingerprint for name, table in tables.items()}
+
+
+@contextmanager
+def _lock(run_dir: Path | None) -> Iterator[None]:
+    """Hold the run folder against a second training; the system lets go of it when the process ends, however."""
+    if run_dir is None:
+        yield
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with open(run_dir / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"another training is running in {run_dir}; wait for it, or choose another folder") from None
+        yield
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in the list that is given; the second one acts as it always does."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # only the main thread gets signals
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for each in numbers:
+            signal.signal(each, signal.SIG_DFL)
+
+    for number in numbers:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(state: TrainState, run_dir: str | Path | None, number: int, data: Mapping[str, str]) -> None:
+    name = signal.Signals(number).name
+    if run_dir is None:
+        print(f"{name}: stopped after step {state.step}; nothing was saved, as there is no run folder", file=sys.stderr)
+    else:
+        saved = save_checkpoint(state, run_dir, data=data)
+        print(f"{name}: saved {saved}; go on with resume='auto' (--resume auto)", file=sys.stderr)
+    raise Interrupted(128 + number)
+
+
+def _show(bar: tqdm, event: Event) -> None:
+    state = event.state
+    if event.kind == "step":
+        bar.update(1)
+        bar.set_postfix_str(f"epoch {state.epoch + 1}/{state.config.epochs} loss {event.loss:.4f}", refresh=False)
+    elif event.kind == "eval":
+        shown = {name: value for name, value in event.metrics.items() if isinstance(value, float) and name != "lr"}
+        bar.write(
+            f"epoch {event.metrics['epoch']} step {event.step}  "
+            + "  ".join(f"{name} {value:.4f}" for name, value in shown.items()),
+            file=sys.stderr,
+        )

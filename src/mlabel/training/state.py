@@ -1,0 +1,150 @@
+"""The one mutable thing of training: exactly what a checkpoint saves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from mlabel.models import Classifier
+from mlabel.training.config import TrainConfig
+
+# The counters of a TrainState, which a checkpoint keeps as JSON.
+_COUNTERS = (
+    "step",
+    "epoch",
+    "batch",
+    "skipped",
+    "skipped_in_a_row",
+    "lr_scale",
+    "best",
+    "best_step",
+    "stale",
+    "stopped",
+)
+
+
+@dataclass
+class TrainState:
+    """Where a training is.
+
+    Attributes:
+        model: The model in training.
+        optimizer: Its optimiser.
+        scaler: The loss scaler of fp16; switched off in other precisions.
+        config: The settings.
+        step: Optimiser steps tried, counting those that were skipped.
+        epoch: Epochs finished.
+        batch: Batches used of the epoch under way.
+        skipped: Steps that changed nothing because the loss or a gradient was not finite.
+        skipped_in_a_row: The last of them, uninterrupted.
+        lr_scale: A factor on the learning rate: the plateau's, and yours to change.
+        best: The best value of the monitored metric so far, or None.
+        best_step: The step that had it, or None.
+        stale: Evaluations since then.
+        stopped: Whether training ended by `patience`.
+        running: Group name to [sum, denominator] of the training loss since the last evaluation.
+        history: One dictionary an evaluation.
+    """
+
+    model: Classifier
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    config: TrainConfig
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    lr_scale: float = 1.0
+    best: float | None = None
+    best_step: int | None = None
+    stale: int = 0
+    stopped: bool = False
+    running: dict[str, list[float]] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model's parameters."""
+        return next(self.model.parameters()).device
+
+    @property
+    def train_loss(self) -> float:
+        """The mean training loss since the last evaluation; NaN before the first step."""
+        terms = [total / denominator for total, denominator in self.running.values() if denominator]
+        return float(sum(terms)) if terms else math.nan
+
+    def add_loss(self, parts: dict[str, tuple[float, float]]) -> None:
+        """Add a step's loss, as sums and denominators of each group, to the running one."""
+        for group, (total, denominator) in parts.items():
+            held = self.running.setdefault(group, [0.0, 0.0])
+            held[0] += total
+            held[1] += denominator
+
+    def judge(self, value: float, *, higher_is_better: bool) -> bool:
+        """Take the monitored metric of an evaluation, and return whether it is the best so far.
+
+        A value that is not a number is never the best. On a plateau the learning rate is lowered.
+        """
+        sign = 1 if higher_is_better else -1
+        improved = not math.isnan(value) and (self.best is None or sign * value > sign * self.best)
+        if improved:
+            self.best, self.best_step, self.stale = value, self.step, 0
+            return True
+        self.stale += 1
+        if self.config.schedule == "plateau" and self.stale % self.config.step_size == 0:
+            self.lr_scale *= self.config.decay
+        if self.config.patience is not None and self.stale >= self.config.patience:
+            self.stopped = True
+        return False
+
+    def counters(self) -> dict[str, Any]:
+        """Return all but the model, the optimiser and the settings, as plain values for JSON."""
+        history = [{name: _number_or_none(value) for name, value in row.items()} for row in self.history]
+        values = {name: getattr(self, name) for name in (*_COUNTERS, "running")}
+        return {**values, "history": history, "scaler": self.scaler.state_dict()}
+
+    def restore_counters(self, values: dict[str, Any]) -> None:
+        """Set what `counters` returned."""
+        for name in (*_COUNTERS, "running"):
+            setattr(self, name, values[name])
+        self.history = [
+            {name: math.nan if value is None else value for name, value in row.items()} for row in values["history"]
+        ]
+        self.scaler.load_state_dict(values["scaler"])
+
+
+@dataclass(frozen=True)
+class Event:
+    """What just happened in a training.
+
+    Attributes:
+        kind: `step`, `eval`, `checkpoint` or `end`.
+        epoch: Epochs finished.
+        step: Optimiser steps tried.
+        loss: Of the step, or the mean training loss since the evaluation before; NaN where there was none.
+        metrics: The new history entry of an `eval`; empty otherwise.
+        state: The training itself, to look at or to steer, such as by `state.lr_scale`.
+    """
+
+    kind: str
+    epoch: int
+    step: int
+    loss: float
+    metrics: dict[str, Any]
+    state: TrainState
+
+    @classmethod
+    def of(
+        cls, kind: str, state: TrainState, *, loss: float = math.nan, metrics: dict[str, Any] | None = None
+    ) -> Event:
+        """Return an event of `kind` at the place where `state` is."""
+        return cls(kind, state.epoch, state.step, loss, metrics or {}, state)
+
+
+def _number_or_none(value: Any) -> Any:
+    """Return None for NaN, which JSON does not have."""
+    return None if isinstance(value, float) and math.isnan(value) else value

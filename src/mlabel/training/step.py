@@ -1,0 +1,154 @@
+"""One optimiser step: the only place where weights change."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from mlabel.data import Batch
+from mlabel.training.state import TrainState
+
+Parts = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class LossWithParts(Protocol):
+    """A loss that tells sum and denominator of each group, so that batches can be merged exactly."""
+
+    def parts(self, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor | None = None) -> Parts:
+        """Return {group: (sum, denominator)}; the loss is the sum over groups of sum / denominator."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step did.
+
+    Attributes:
+        loss: The loss of all its batches together.
+        parts: Group name to (sum, denominator) of that loss.
+        finite: False where the loss or a gradient was not finite, and the step therefore changed nothing.
+    """
+
+    loss: float
+    parts: dict[str, tuple[float, float]]
+    finite: bool
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context in which `precision` (fp32, bf16 or fp16) holds on `device`."""
+    dtype = _AUTOCAST[precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def train_step(
+    state: TrainState, loss: LossWithParts, batches: Sequence[Batch], *, precision: str, learning_rate: float
+) -> StepResult:
+    """Do one optimiser step over `batches`, weighed as if they were one batch, and return its loss.
+
+    Dropout follows from (seed, step) alone: torch's global generator is seeded here. Where the loss or a gradient is not
+    finite, weights, optimiser and buffers (batch-norm statistics) stay as they were.
+
+    Args:
+        state: The training; its model, optimiser, scaler and counters change.
+        loss: What to lower.
+        batches: Those of this step, on any device.
+        precision: fp32, bf16 or fp16.
+        learning_rate: Of this step, before `state.lr_scale`.
+    """
+    _seed_generator(state)
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate * state.lr_scale
+    restore_buffers = _remember_buffers(state.model)
+    parts = _backward(state, loss, [batch.to(state.device) for batch in batches], precision)
+    value = sum(total / denominator for total, denominator in parts.values() if denominator)
+    finite = math.isfinite(value) and _apply(state)
+    state.optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    if finite:
+        state.skipped_in_a_row = 0
+        state.add_loss(parts)
+    else:
+        restore_buffers()
+        state.skipped += 1
+        state.skipped_in_a_row += 1
+    return StepResult(float(value), parts, finite)
+
+
+def forward(model: nn.Module, batch: Batch, precision: str) -> torch.Tensor:
+    """Return the logits (N, L) of a batch that is on the model's device."""
+    images = batch.images.contiguous(memory_format=torch.channels_last)
+    with autocast(images.device, precision):
+        return model(images)
+
+
+def _backward(
+    state: TrainState, loss: LossWithParts, batches: Sequence[Batch], precision: str
+) -> dict[str, tuple[float, float]]:
+    """Leave the gradient of the batches' common loss in the parameters; return its sums and denominators."""
+    whole = _denominators(loss, batches, state) if len(batches) > 1 else None
+    merged: dict[str, tuple[float, float]] = {}
+    for batch in batches:
+        parts = loss.parts(forward(state.model, batch, precision), batch.targets, batch.mask)
+        terms = [
+            # A group of which nothing is known has sum 0 and denominator 0, and adds 0.
+            total / (denominator.clamp(min=1) if whole is None else max(whole[group], 1.0))
+            for group, (total, denominator) in parts.items()
+        ]
+        state.scaler.scale(torch.stack(terms).sum()).backward()
+        for group, (total, denominator) in parts.items():
+            held = merged.get(group, (0.0, 0.0))
+            merged[group] = (held[0] + float(total.detach()), held[1] + float(denominator))
+    return merged
+
+
+def _denominators(loss: LossWithParts, batches: Sequence[Batch], state: TrainState) -> dict[str, float]:
+    """Return the denominator of each group over all batches, which follows from targets and masks alone."""
+    whole: dict[str, float] = {}
+    with torch.no_grad():
+        for batch in batches:
+            logits = torch.zeros(batch.targets.shape, device=state.device)
+            for group, (_, denominator) in loss.parts(logits, batch.targets, batch.mask).items():
+                whole[group] = whole.get(group, 0.0) + float(denominator)
+    return whole
+
+
+def _apply(state: TrainState) -> bool:
+    """Update the weights and return True, or return False where a gradient is not finite."""
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if not parameters:
+        return True
+    state.scaler.unscale_(state.optimizer)
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    finite = bool(torch.isfinite(norm))
+    if finite and state.config.clip_norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters, state.config.clip_norm, norm)
+    if finite:
+        state.scaler.step(state.optimizer)
+    state.scaler.update()
+    return finite
+
+
+def _remember_buffers(model: nn.Module) -> Callable[[], None]:
+    """Return a function that puts the model's buffers back to what they are now."""
+    buffers = list(model.buffers())
+    copies = [buffer.clone() for buffer in buffers]
+
+    def restore() -> None:
+        with torch.no_grad():
+            for buffer, copy in zip(buffers, copies, strict=True):
+                buffer.copy_(copy)
+
+    return restore
+
+
+def _seed_generator(state: TrainState) -> None:
+    key = hashlib.blake2b(f"step {state.config.seed} {state.step}".encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(key, "little"))
