@@ -1,0 +1,433 @@
+"""Danbooru: posts as JSON Lines, tags of several categories, a rating, images in a thousand buckets.
+
+The metadata is read once, line by line. Tags become numbers in one growing integer array as they are met, and only
+that array is gone through again when it is known which tags are frequent enough: the texts of a post live no longer
+than its line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unicodedata import normalize
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.sparse.csgraph import connected_components
+
+from mlabel._checks import DataError, resolve
+from mlabel.data.readers._lines import IMAGE_SUFFIXES, fail, find_data_set, read_lines, shown
+from mlabel.data.table import ImageTable
+from mlabel.labels import Group, LabelSpace
+
+# The number that each category of tags has in the metadata, in the order of our groups.
+CATEGORIES = {"general": 0, "artist": 1, "copyright": 3, "character": 4, "meta": 5}
+RATINGS = ("g", "s", "q", "e")
+# Ratings take the first codes, so that a row of codes holds tags and rating alike; tags follow.
+_RATING_CODES = {rating: code for code, rating in enumerate(RATINGS)}
+_NO_CATEGORY = 255
+_ID = re.compile("0|[1-9][0-9]{0,14}")
+_CHUNK = 1 << 22
+
+
+def read_danbooru(
+    root: str | Path,
+    *,
+    min_count: int = 100,
+    max_labels: int | None = None,
+    sample_every: int = 1,
+    categories: Sequence[str] | None = None,
+    with_rating: bool = True,
+    images: str = "512px",
+) -> ImageTable:
+    """Return the table of a Danbooru folder: an any-of group for each category of tags, an exclusive group "rating".
+
+    The folder has `metadata/posts*.json` (JSON Lines with `tag_string`, as of 2021), or JSON Lines of the older layout
+    with a list `tags`, and the images as `512px/<id modulo 1000>/<id>.jpg`. Posts that are banned or lack `id` or
+    `md5` are skipped, posts without an image are left out, and the notes count both. Labels are ordered by category
+    and then by frequency; ratings are named `rating:s` and so on. A post and its `parent_id` form one group, so that
+    a split does not tear variants of one picture apart.
+
+    Args:
+        root: That folder, or the one it lies in.
+        min_count: Tags on fewer of the posts that are kept are left out.
+        max_labels: At most so many tags, the most frequent ones. None: no limit.
+        sample_every: Keep the first of every so many usable posts.
+        categories: The categories of tags to use, of general, artist, copyright, character, meta. None: all.
+        with_rating: True gives the group "rating", where the posts have two different ratings or more.
+        images: The folder of the buckets: "512px", "original" or another one in `root`.
+
+    Raises:
+        FileNotFoundError: there are no such folders or files.
+        ValueError: an unknown category, or a number below 1.
+        DataError: a line that is no such post (with file and line), an id given twice (with both lines), no post with
+            an image, or no tag that is frequent enough.
+
+    Reference:
+        Anonymous, Danbooru community, G. Branwen. Danbooru2021: A Large-Scale Crowdsourced and Tagged Anime
+        Illustration Dataset (2022).
+    """
+    for value, what in ((min_count, "min_count"), (max_labels or 1, "max_labels"), (sample_every, "sample_every")):
+        if value < 1:
+            raise ValueError(f"{what} must be 1 or more; got {value}")
+    wanted = {resolve(name, CATEGORIES, "category") for name in (categories or CATEGORIES)}
+    root = find_data_set(root, lambda place: place if any(_post_files(place)) else None, "metadata/posts*.json")
+    folder = root / images
+    posts = _read_posts(root, _list_images(folder), sample_every)
+    posts.refuse_repeated_ids()
+    vocabulary = posts.vocabulary(wanted, min_count, max_labels)
+    columns = [code for codes in vocabulary.values() for code in codes]
+    names = posts.tag_names()
+    groups = [Group(category, [names[code] for code in codes]) for category, codes in vocabulary.items()]
+    ratings = posts.ratings() if with_rating else []
+    if len(ratings) > 1:
+        groups.append(Group("rating", [f"rating:{rating}" for rating in ratings], exclusive=True))
+        columns += [_RATING_CODES[rating] for rating in ratings]
+    return ImageTable(
+        paths=posts.paths(folder),
+        ids=np.frombuffer(posts.ids, dtype=np.int64).astype(np.dtypes.StringDType()),
+        targets=posts.targets(columns),
+        space=LabelSpace(groups),
+        groups=_families(np.frombuffer(posts.ids, np.int64), np.frombuffer(posts.parents, np.int64)),
+        notes=(*posts.notes(sample_every), *posts.label_notes(len(names), vocabulary, ratings, with_rating)),
+    )
+
+
+@dataclass
+class _Posts:
+    """The posts kept so far, as columns of integers, and the codes of all tags met."""
+
+    tag_file: Path | None
+    ids: array = field(default_factory=lambda: array("q"))
+    parents: array = field(default_factory=lambda: array("q"))
+    suffixes: array = field(default_factory=lambda: array("b"))
+    places: array = field(default_factory=lambda: array("q"))
+    codes: array = field(default_factory=lambda: array("i"))
+    ends: array = field(default_factory=lambda: array("q", [0]))
+    index: dict[str, int] = field(default_factory=dict)
+    categories: bytearray = field(default_factory=lambda: bytearray([_NO_CATEGORY] * len(RATINGS)))
+    files: list[Path] = field(default_factory=list)
+    skipped: int = 0
+    without_image: int = 0
+    usable: int = 0
+    _listed: dict[str, int] | None = None
+
+    def add(self, post: dict[str, Any], post_id: int, suffix: int, line: int) -> None:
+        """Keep a post.
+
+        Raises:
+            ValueError: its tags, rating or parent are not of the form wanted.
+        """
+        codes = self._tag_codes(post)
+        rating = post.get("rating")
+        if rating:
+            code = _RATING_CODES.get(rating) if isinstance(rating, str) else None
+            if code is None:
+                raise ValueError(f"the rating must be one of {', '.join(RATINGS)}; found {shown(rating)}")
+            codes.append(code)
+        self.codes.fromlist(codes)
+        self.ends.append(len(self.codes))
+        self.ids.append(post_id)
+        self.parents.append(_integer(post.get("parent_id"), "parent_id") or 0)
+        self.suffixes.append(suffix)
+        self.places.append(len(self.files) << 40 | line)
+
+    def _tag_codes(self, post: dict[str, Any]) -> list[int]:
+        text = post.get("tag_string")
+        tags = text.split(" ") if isinstance(text, str) else _old_tags(post)
+        try:
+            codes = [self.index[tag] for tag in tags]
+        except KeyError:
+            self._learn(tags, post)
+            codes = [self.index[tag] for tag in tags if tag]
+        return codes if len(set(codes)) == len(codes) else list(dict.fromkeys(codes))
+
+    def _learn(self, tags: list[str], post: dict[str, Any]) -> None:
+        """Give a code to each new one of `tags`."""
+        known = _categories_in(post)
+        for tag in tags:
+            if tag and tag not in self.index:
+                tag.encode()  # half a surrogate pair is no text, and would fail when it is written
+                category = known.get(tag)
+                self.index[tag] = len(self.categories)
+                self.categories.append(self._category_listed(tag) if category is None else category)
+
+    def _category_listed(self, tag: str) -> int:
+        """Return the category of a tag by the tag file; general where it does not say."""
+        if self._listed is None:
+            self._listed = {} if self.tag_file is None else _read_tag_file(self.tag_file)
+        return self._listed.get(tag, CATEGORIES["general"])
+
+    def place(self, row: int) -> str:
+        """Return the file and line of a post."""
+        return f"{self.files[(self.places[row] >> 40) - 1]}, line {self.places[row] & (1 << 40) - 1}"
+
+    def refuse_repeated_ids(self) -> None:
+        """Raise DataError, naming both lines, where two posts have one id."""
+        ids = np.frombuffer(self.ids, dtype=np.int64)
+        order = np.argsort(ids, kind="stable")
+        same = np.flatnonzero(np.diff(ids[order]) == 0)
+        if len(same):
+            first, second = int(order[same[0]]), int(order[same[0] + 1])
+            raise DataError(f"{self.place(second)}: post {self.ids[second]} was given before, in {self.place(first)}")
+
+    def tag_names(self) -> list[str]:
+        """Return the name of each code; ratings have none."""
+        return [""] * len(RATINGS) + list(self.index)
+
+    def counts(self) -> np.ndarray:
+        """Return how many posts have each code."""
+        counts = np.zeros(len(self.categories), dtype=np.int64)
+        codes = np.frombuffer(self.codes, dtype=np.int32)
+        for start in range(0, len(codes), _CHUNK):
+            counts += np.bincount(codes[start : start + _CHUNK], minlength=len(counts))
+        return counts
+
+    def ratings(self) -> list[str]:
+        """Return the ratings that some post has."""
+        counts = self.counts()
+        return [rating for rating, code in _RATING_CODES.items() if counts[code]]
+
+    def vocabulary(self, wanted: set[int], min_count: int, max_labels: int | None) -> dict[str, list[int]]:
+        """Return for each category that has some the codes of its labels, the most frequent first."""
+        counts, names = self.counts(), self.tag_names()
+        category = np.frombuffer(self.categories, dtype=np.uint8)
+        candidates = np.isin(category, list(wanted))
+        frequent = np.flatnonzero(candidates & (counts >= min_count)).tolist()
+        frequent.sort(key=lambda code: (-counts[code], names[code]))
+        frequent = frequent[:max_labels]
+        if not frequent:
+            most = int(counts[candidates].max(initial=0))
+            raise DataError(
+                f"no tag is on {min_count} posts or more (min_count) of the {len(self.ids)} that are kept; the most "
+                f"frequent is on {most}"
+            )
+        _refuse_two_forms([names[code] for code in frequent])
+        groups = {name: [code for code in frequent if category[code] == k] for name, k in CATEGORIES.items()}
+        return {name: codes for name, codes in groups.items() if codes}
+
+    def targets(self, columns: list[int]) -> sp.csr_array:
+        """Return targets (N, L) of which column k is the code `columns[k]`; other codes are dropped."""
+        lookup = np.full(len(self.categories), -1, dtype=np.int32)
+        lookup[columns] = np.arange(len(columns), dtype=np.int32)
+        codes = np.frombuffer(self.codes, dtype=np.int32)
+        ends = np.frombuffer(self.ends, dtype=np.int64)
+        indices = np.empty(int(self.counts()[columns].sum()), dtype=np.int32)
+        indptr = np.zeros(len(ends), dtype=np.int64)
+        filled = 0
+        rows_at_once = max(1, _CHUNK * len(ends) // max(1, len(codes)))
+        for start in range(0, len(ends) - 1, rows_at_once):
+            bounds = ends[start : start + rows_at_once + 1]
+            mapped = lookup[codes[bounds[0] : bounds[-1]]]
+            kept = mapped >= 0
+            before = np.concatenate([[0], np.cumsum(kept)])
+            indptr[start + 1 : start + len(bounds)] = filled + before[bounds[1:] - bounds[0]]
+            indices[filled : filled + before[-1]] = mapped[kept]
+            filled += int(before[-1])
+        shape = (len(ends) - 1, len(columns))
+        targets = sp.csr_array((np.ones(filled, dtype=np.uint8), indices, indptr), shape=shape)
+        targets.sort_indices()
+        return targets
+
+    def paths(self, folder: Path) -> np.ndarray:
+        """Return where the images lie, made in pieces so that few of them are Python strings at a time."""
+        paths = np.empty(len(self.ids), dtype=np.dtypes.StringDType())
+        for start in range(0, len(paths), 65_536):
+            pairs = zip(self.ids[start : start + 65_536], self.suffixes[start : start + 65_536], strict=True)
+            texts = [os.path.join(folder, f"{k % 1000:04d}", f"{k}{IMAGE_SUFFIXES[s]}") for k, s in pairs]
+            paths[start : start + 65_536] = texts
+        return paths
+
+    def notes(self, sample_every: int) -> list[str]:
+        """Return what is to be said about posts that are not in the table."""
+        notes = []
+        if self.skipped:
+            notes.append(f"{self.skipped:,} posts that are banned or lack id or md5 were skipped")
+        if self.without_image:
+            notes.append(f"{self.without_image:,} posts without an image were left out")
+        if sample_every > 1:
+            notes.append(f"of {self.usable:,} usable posts one in {sample_every} was kept")
+        return notes
+
+    def label_notes(
+        self, num_codes: int, vocabulary: dict[str, list[int]], ratings: list[str], with_rating: bool
+    ) -> list[str]:
+        """Return what is to be said about tags and ratings that are no labels."""
+        notes = []
+        used, found = sum(map(len, vocabulary.values())), num_codes - len(RATINGS)
+        if used < found:
+            notes.append(f"{found - used:,} of {found:,} tags are too rare or not asked for, and are no labels")
+        if with_rating and len(ratings) < 2:
+            rated = f"have the rating {ratings[0]!r} or none" if ratings else "have no rating"
+            notes.append(f"all posts {rated}, so there is no group 'rating'")
+        return notes
+
+
+class _Images:
+    """Which ids have an image, and with which suffix: two flat arrays, since a dict of millions would be large."""
+
+    def __init__(self, ids: array, suffixes: array) -> None:
+        order = np.argsort(np.frombuffer(ids, dtype=np.int64), kind="stable")
+        self._ids = array("q", np.frombuffer(ids, dtype=np.int64)[order].tobytes())
+        self._suffixes = np.frombuffer(suffixes, dtype=np.int8)[order].tobytes()
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def suffix(self, post_id: int) -> int:
+        """Return the number of the suffix of a post's image, -1 where it has none."""
+        place = bisect_left(self._ids, post_id)
+        return self._suffixes[place] if place < len(self._ids) and self._ids[place] == post_id else -1
+
+
+def _list_images(folder: Path) -> _Images:
+    """Return the images in the buckets of a folder, by listing them: one look a bucket, not one a post."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; buckets 0000 to 0999 of images were wanted in it")
+    ids, suffixes = array("q"), array("b")
+    known = {suffix: number for number, suffix in enumerate(IMAGE_SUFFIXES)}
+    for bucket in range(1000):
+        try:
+            names = os.listdir(folder / f"{bucket:04d}")
+        except FileNotFoundError:
+            continue
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            if suffix in known and _ID.fullmatch(stem) and int(stem) % 1000 == bucket:
+                ids.append(int(stem))
+                suffixes.append(known[suffix])
+    return _Images(ids, suffixes)
+
+
+def _post_files(root: Path) -> Iterator[Path]:
+    """Yield the files of posts: of the layout of 2021, else of the older one, whose names are numbers."""
+    newer = sorted((root / "metadata").glob("posts*.json"))
+    yield from newer or sorted((root / "metadata").glob("[0-9]*.json"))
+
+
+def _read_posts(root: Path, images: _Images, sample_every: int) -> _Posts:
+    """Return the posts that have an image, of all files."""
+    posts = _Posts(next(iter(sorted((root / "metadata").glob("tags[0-9]*.json"))), None))
+    # json accepts NaN and Infinity, which are no JSON.
+    decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+    for path in _post_files(root):
+        posts.files.append(path)
+        for line, text in read_lines(path):
+            if not text or text.isspace():
+                continue
+            try:
+                _take(posts, decode(text), line, images, sample_every)
+            except RecursionError:
+                raise fail(path, line, "the JSON is nested too deeply") from None
+            except ValueError as error:
+                raise fail(path, line, str(error)) from None
+    if not posts.ids:
+        raise DataError(
+            f"{root}: no post has an image: {posts.without_image} posts have none among the {len(images)} images on "
+            f"disk, {posts.skipped} are banned or lack id or md5"
+        )
+    return posts
+
+
+def _take(posts: _Posts, post: Any, line: int, images: _Images, sample_every: int) -> None:
+    """Count one post, and keep it where it is usable and its turn."""
+    if not isinstance(post, dict):
+        raise ValueError(f"a post (a JSON object) was wanted; found {shown(post)}")
+    post_id = _integer(post.get("id"), "id")
+    if post_id is None or not post.get("md5") or post.get("is_banned") is True:
+        posts.skipped += 1
+        return
+    suffix = images.suffix(post_id)
+    if suffix < 0:
+        posts.without_image += 1
+        return
+    posts.usable += 1
+    if (posts.usable - 1) % sample_every == 0:
+        posts.add(post, post_id, suffix, line)
+
+
+def _integer(value: Any, what: str) -> int | None:
+    """Return a number that may be given as text; None where it is not given."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**15:
+        return value
+    raise ValueError(f"{what} must be a number; found {shown(value)}")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _old_tags(post: dict[str, Any]) -> list[str]:
+    """Return the tags of a post of the older layout."""
+    tags = post.get("tags")
+    if not isinstance(tags, list):
+        raise ValueError("neither a text 'tag_string' nor a list 'tags' in this post")
+    for tag in tags:
+        if not isinstance(tag, dict) or not isinstance(tag.get("name"), str) or not tag["name"]:
+            raise ValueError(f"each of 'tags' must have a name; found {shown(tag)}")
+    return [tag["name"] for tag in tags]
+
+
+def _categories_in(post: dict[str, Any]) -> dict[str, int]:
+    """Return the categories that a post itself gives for its tags."""
+    known: dict[str, int] = {}
+    for name, number in CATEGORIES.items():
+        text = post.get(f"tag_string_{name}")
+        if isinstance(text, str):
+            known |= dict.fromkeys(text.split(" "), number)
+    if not isinstance(post.get("tag_string"), str):
+        known |= {tag["name"]: _category(tag["category"]) for tag in post["tags"] if tag.get("category") is not None}
+    return known
+
+
+def _category(value: Any) -> int:
+    number = _integer(value, "category")
+    if number is None or number not in CATEGORIES.values():
+        raise ValueError(f"the category of a tag must be one of {CATEGORIES}; found {shown(value)}")
+    return number
+
+
+def _read_tag_file(path: Path) -> dict[str, int]:
+    """Return the category of each tag in a file of tags."""
+    listed = {}
+    for line, text in read_lines(path):
+        try:
+            tag = json.loads(text) if text else None
+            if tag is not None:
+                listed[tag["name"]] = _category(tag["category"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise fail(path, line, f"a tag with name and category was wanted: {error!r}") from None
+    return listed
+
+
+def _refuse_two_forms(names: list[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(normalize("NFC", name), name)
+        if other != name:
+            raise DataError(f"tags {other!a} and {name!a} are one name in Unicode form NFC")
+
+
+def _families(ids: np.ndarray, parents: np.ndarray) -> np.ndarray | None:
+    """Return for each post the smallest id among those it is linked to by parents; None where there are no parents."""
+    children = np.flatnonzero(parents > 0)
+    if not len(children):
+        return None
+    known = np.unique(np.concatenate([ids, parents[children]]))
+    tail, head = np.searchsorted(known, ids[children]), np.searchsorted(known, parents[children])
+    links = sp.csr_array((np.ones(len(children), dtype=bool), (tail, head)), shape=(len(known), len(known)))
+    component = connected_components(links, directed=False)[1]
+    smallest = np.full(component.max() + 1, np.iinfo(np.int64).max)
+    np.minimum.at(smallest, component, known)
+    return smallest[component[np.searchsorted(known, ids)]]
