@@ -19,6 +19,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from mlabel._checks import as_csr, as_unknown, suggest
+from mlabel.data.split import stratified_split
 from mlabel.labels import Group, LabelSpace
 
 PARTS = ("train", "val", "test")
@@ -154,8 +155,6 @@ class ImageTable:
             seed: Which of the many such splits.
             groups: For each image an id (N,) of what must stay together. None: the table's own `groups`.
         """
-        from mlabel.data.split import stratified_split
-
         groups = self.groups if groups is None else _as_groups(groups, len(self))
         codes = None if groups is None else np.unique(groups, return_inverse=True)[1]
         part = stratified_split(self.targets, fractions, seed=seed, groups=codes, unknown=self.unknown)
@@ -244,7 +243,7 @@ class ImageTable:
             f"median {np.median(counts):,.0f}"
         )
         absent = int((counts == 0).sum())
-        text += f"; {absent:,} labels never present" if absent else ""
+        text += f"; {absent:,} never present" if absent else ""
         if group.exclusive or not len(self):
             return text
         return f"{text}; {held.mean():.2f} an image, {np.mean(held == 0):.1%} of the images have none"

@@ -33,6 +33,7 @@ RATINGS = ("g", "s", "q", "e")
 # Ratings take the first codes, so that a row of codes holds tags and rating alike; tags follow.
 _RATING_CODES = {rating: code for code, rating in enumerate(RATINGS)}
 _NO_CATEGORY = 255
+_NO_TAG = -1  # what the empty text between two spaces stands for
 _ID = re.compile("0|[1-9][0-9]{0,14}")
 _CHUNK = 1 << 22
 
@@ -84,7 +85,7 @@ def read_danbooru(
     posts.refuse_repeated_ids()
     vocabulary = posts.vocabulary(wanted, min_count, max_labels)
     columns = [code for codes in vocabulary.values() for code in codes]
-    names = posts.tag_names()
+    names = posts.index.names()
     groups = [Group(category, [names[code] for code in codes]) for category, codes in vocabulary.items()]
     ratings = posts.ratings() if with_rating else []
     if len(ratings) > 1:
@@ -100,24 +101,57 @@ def read_danbooru(
     )
 
 
+class _TagCodes(dict[str, int]):
+    """Tag to code. A tag not met before gets the next code when it is looked up, with its category.
+
+    Args:
+        tag_file: The file of tags, read only where the posts do not say a tag's category. None: there is none.
+
+    Attributes:
+        post: The post whose tags are looked up.
+        categories: The category of each code.
+    """
+
+    def __init__(self, tag_file: Path | None) -> None:
+        super().__init__({"": _NO_TAG})
+        self.post: dict[str, Any] = {}
+        self.categories = bytearray([_NO_CATEGORY] * len(RATINGS))
+        self._tag_file = tag_file
+        self._listed: dict[str, int] | None = None
+
+    def __missing__(self, tag: str) -> int:
+        tag.encode()  # half a surrogate pair is no text, and would fail when it is written
+        category = _category_in(self.post, tag)
+        self.categories.append(self._category_listed(tag) if category is None else category)
+        code = self[tag] = len(self.categories) - 1
+        return code
+
+    def names(self) -> list[str]:
+        """Return the name of each code; ratings have none."""
+        return [""] * len(RATINGS) + [tag for tag, code in self.items() if code != _NO_TAG]
+
+    def _category_listed(self, tag: str) -> int:
+        """Return the category of a tag by the tag file; general where it does not say."""
+        if self._listed is None:
+            self._listed = {} if self._tag_file is None else _read_tag_file(self._tag_file)
+        return self._listed.get(tag, CATEGORIES["general"])
+
+
 @dataclass
 class _Posts:
     """The posts kept so far, as columns of integers, and the codes of all tags met."""
 
-    tag_file: Path | None
+    index: _TagCodes
     ids: array = field(default_factory=lambda: array("q"))
     parents: array = field(default_factory=lambda: array("q"))
     suffixes: array = field(default_factory=lambda: array("b"))
     places: array = field(default_factory=lambda: array("q"))
     codes: array = field(default_factory=lambda: array("i"))
     ends: array = field(default_factory=lambda: array("q", [0]))
-    index: dict[str, int] = field(default_factory=dict)
-    categories: bytearray = field(default_factory=lambda: bytearray([_NO_CATEGORY] * len(RATINGS)))
     files: list[Path] = field(default_factory=list)
     skipped: int = 0
     without_image: int = 0
     usable: int = 0
-    _listed: dict[str, int] | None = None
 
     def add(self, post: dict[str, Any], post_id: int, suffix: int, line: int) -> None:
         """Keep a post.
@@ -142,28 +176,12 @@ class _Posts:
     def _tag_codes(self, post: dict[str, Any]) -> list[int]:
         text = post.get("tag_string")
         tags = text.split(" ") if isinstance(text, str) else _old_tags(post)
-        try:
-            codes = [self.index[tag] for tag in tags]
-        except KeyError:
-            self._learn(tags, post)
-            codes = [self.index[tag] for tag in tags if tag]
-        return codes if len(set(codes)) == len(codes) else list(dict.fromkeys(codes))
-
-    def _learn(self, tags: list[str], post: dict[str, Any]) -> None:
-        """Give a code to each new one of `tags`."""
-        known = _categories_in(post)
-        for tag in tags:
-            if tag and tag not in self.index:
-                tag.encode()  # half a surrogate pair is no text, and would fail when it is written
-                category = known.get(tag)
-                self.index[tag] = len(self.categories)
-                self.categories.append(self._category_listed(tag) if category is None else category)
-
-    def _category_listed(self, tag: str) -> int:
-        """Return the category of a tag by the tag file; general where it does not say."""
-        if self._listed is None:
-            self._listed = {} if self.tag_file is None else _read_tag_file(self.tag_file)
-        return self._listed.get(tag, CATEGORIES["general"])
+        self.index.post = post
+        codes = list(map(self.index.__getitem__, tags))
+        different = set(codes)
+        if len(different) < len(codes) or _NO_TAG in different:
+            codes = [code for code in dict.fromkeys(codes) if code != _NO_TAG]
+        return codes
 
     def place(self, row: int) -> str:
         """Return the file and line of a post."""
@@ -178,13 +196,9 @@ class _Posts:
             first, second = int(order[same[0]]), int(order[same[0] + 1])
             raise DataError(f"{self.place(second)}: post {self.ids[second]} was given before, in {self.place(first)}")
 
-    def tag_names(self) -> list[str]:
-        """Return the name of each code; ratings have none."""
-        return [""] * len(RATINGS) + list(self.index)
-
     def counts(self) -> np.ndarray:
         """Return how many posts have each code."""
-        counts = np.zeros(len(self.categories), dtype=np.int64)
+        counts = np.zeros(len(self.index.categories), dtype=np.int64)
         codes = np.frombuffer(self.codes, dtype=np.int32)
         for start in range(0, len(codes), _CHUNK):
             counts += np.bincount(codes[start : start + _CHUNK], minlength=len(counts))
@@ -197,8 +211,8 @@ class _Posts:
 
     def vocabulary(self, wanted: set[int], min_count: int, max_labels: int | None) -> dict[str, list[int]]:
         """Return for each category that has some the codes of its labels, the most frequent first."""
-        counts, names = self.counts(), self.tag_names()
-        category = np.frombuffer(self.categories, dtype=np.uint8)
+        counts, names = self.counts(), self.index.names()
+        category = np.frombuffer(self.index.categories, dtype=np.uint8)
         candidates = np.isin(category, list(wanted))
         frequent = np.flatnonzero(candidates & (counts >= min_count)).tolist()
         frequent.sort(key=lambda code: (-counts[code], names[code]))
@@ -215,7 +229,7 @@ class _Posts:
 
     def targets(self, columns: list[int]) -> sp.csr_array:
         """Return targets (N, L) of which column k is the code `columns[k]`; other codes are dropped."""
-        lookup = np.full(len(self.categories), -1, dtype=np.int32)
+        lookup = np.full(len(self.index.categories), -1, dtype=np.int32)
         lookup[columns] = np.arange(len(columns), dtype=np.int32)
         codes = np.frombuffer(self.codes, dtype=np.int32)
         ends = np.frombuffer(self.ends, dtype=np.int64)
@@ -241,7 +255,7 @@ class _Posts:
         paths = np.empty(len(self.ids), dtype=np.dtypes.StringDType())
         for start in range(0, len(paths), 65_536):
             pairs = zip(self.ids[start : start + 65_536], self.suffixes[start : start + 65_536], strict=True)
-            texts = [os.path.join(folder, f"{k % 1000:04d}", f"{k}{IMAGE_SUFFIXES[s]}") for k, s in pairs]
+            texts = [f"{folder}{os.sep}{k % 1000:04d}{os.sep}{k}{IMAGE_SUFFIXES[s]}" for k, s in pairs]
             paths[start : start + 65_536] = texts
         return paths
 
@@ -314,7 +328,7 @@ def _post_files(root: Path) -> Iterator[Path]:
 
 def _read_posts(root: Path, images: _Images, sample_every: int) -> _Posts:
     """Return the posts that have an image, of all files."""
-    posts = _Posts(next(iter(sorted((root / "metadata").glob("tags[0-9]*.json"))), None))
+    posts = _Posts(_TagCodes(next(iter(sorted((root / "metadata").glob("tags[0-9]*.json"))), None)))
     # json accepts NaN and Infinity, which are no JSON.
     decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
     for path in _post_files(root):
@@ -379,16 +393,16 @@ def _old_tags(post: dict[str, Any]) -> list[str]:
     return [tag["name"] for tag in tags]
 
 
-def _categories_in(post: dict[str, Any]) -> dict[str, int]:
-    """Return the categories that a post itself gives for its tags."""
-    known: dict[str, int] = {}
+def _category_in(post: dict[str, Any], tag: str) -> int | None:
+    """Return the category that a post itself gives for one of its tags, or None."""
     for name, number in CATEGORIES.items():
         text = post.get(f"tag_string_{name}")
-        if isinstance(text, str):
-            known |= dict.fromkeys(text.split(" "), number)
-    if not isinstance(post.get("tag_string"), str):
-        known |= {tag["name"]: _category(tag["category"]) for tag in post["tags"] if tag.get("category") is not None}
-    return known
+        if isinstance(text, str) and f" {tag} " in f" {text} ":
+            return number
+    if isinstance(post.get("tag_string"), str):
+        return None
+    given = next((entry.get("category") for entry in post["tags"] if entry["name"] == tag), None)
+    return None if given is None else _category(given)
 
 
 def _category(value: Any) -> int:
