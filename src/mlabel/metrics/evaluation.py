@@ -1,0 +1,328 @@
+"""Everything that is measured of scores against targets, in one result: numbers, per label, per group, and tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from mlabel._checks import resolve, suggest
+from mlabel.labels import LabelSpace, decide, threshold_values
+from mlabel.metrics._ranks import auroc_of, average_precision_of, column_statistics
+from mlabel.metrics.counts import Counts, SampleCounts, count_rows
+from mlabel.metrics.ranking import Checked, check_inputs, fill_undefined, pooled_metric, row_metrics
+from mlabel.metrics.ratios import (
+    LABEL_AVERAGES,
+    RATIOS,
+    check_zero_division,
+    divide,
+    exact_match_of,
+    hamming_of,
+    nan_mean,
+    samples_average,
+)
+
+_GROUP_KEYS = ("accuracy", "mean_class_accuracy")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation(Mapping[str, float]):
+    """What `evaluate` found; a mapping from metric name to number.
+
+    `result["macro_f1"]` is a number; `result["rating.accuracy"]` is one of the exclusive group rating.
+
+    Attributes:
+        metrics: Metric name to number; NaN where there was nothing to measure.
+        per_label: Name to an array (L,): support (known positives), predicted (known positive decisions), tp, fp,
+            fn, tn, threshold (NaN at exclusive columns), precision, recall, f1, jaccard, accuracy, ap, auroc.
+        groups: Exclusive group to its accuracy, mean_class_accuracy and num_samples (samples of known class).
+        num_samples: N.
+        names: The L label names; column numbers where no space was given.
+
+    Example:
+        >>> result = evaluate([[0.9, 0.2], [0.6, 0.7]], [[1, 0], [0, 1]])
+        >>> result["micro_precision"], result["map"], result.per_label["fp"]
+        (0.6666666666666666, 1.0, array([1, 0]))
+    """
+
+    metrics: dict[str, float]
+    per_label: dict[str, np.ndarray]
+    groups: dict[str, dict[str, float]]
+    num_samples: int
+    names: tuple[str, ...]
+
+    def _flat(self) -> dict[str, float]:
+        of_groups = {f"{name}.{key}": held[key] for name, held in self.groups.items() for key in _GROUP_KEYS}
+        return {**self.metrics, **of_groups}
+
+    def __getitem__(self, key: str) -> float:
+        held = self._flat()
+        if key not in held:
+            hint = "; ask for it with include=" if key in EXTRA_METRICS else f"; {suggest(str(key), held)}"
+            raise KeyError(f"no metric {key!r} was measured{hint}")
+        return held[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._flat()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._flat())
+
+    def __len__(self) -> int:
+        return len(self._flat())
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{key}={self.metrics[key]:.4f}" for key in ("micro_f1", "macro_f1", "map"))
+        return f"Evaluation({self.num_samples} samples, {len(self.names)} labels: {shown})"
+
+    def table(self) -> str:
+        """Return the metrics as text, one a line: name, number."""
+        return comparison_table({"value": self})
+
+    def label_rows(self, sort: str = "column", limit: int | None = None) -> list[dict[str, Any]]:
+        """Return one dictionary a label: column, name, and what `per_label` has; None where that is NaN, for CSV.
+
+        Args:
+            sort: column (their order), name, or a key of `per_label`: highest first, NaN last.
+            limit: How many labels at most; None: all.
+
+        Raises:
+            ValueError: an unknown `sort`.
+        """
+        columns = {"column": np.arange(len(self.names)), "name": np.array(self.names, dtype=object), **self.per_label}
+        keys = resolve(sort, columns, "sort")
+        # A stable sort of negated numbers: highest first, NaN last, equal ones in column order.
+        order = np.argsort(keys if sort in ("column", "name") else -keys.astype(np.float64), kind="stable")
+        return [{key: _plain(array[row]) for key, array in columns.items()} for row in order[:limit]]
+
+    def label_table(self, sort: str = "support", limit: int | None = None) -> str:
+        """Return a table of the labels as text, one a line; arguments are those of `label_rows`."""
+        keys = ("name", "support", "threshold", "precision", "recall", "f1", "ap", "auroc")
+        rows = [[_shown(row[key]) for key in keys] for row in self.label_rows(sort, limit)]
+        return _aligned([list(keys), *rows])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain lists, numbers and texts, for JSON; NaN is None."""
+        return {
+            "format": "mlabel.evaluation/1",
+            "num_samples": self.num_samples,
+            "metrics": {key: _plain(value) for key, value in self.metrics.items()},
+            "groups": {name: {key: _plain(v) for key, v in held.items()} for name, held in self.groups.items()},
+            "names": list(self.names),
+            "per_label": {key: [_plain(value) for value in array] for key, array in self.per_label.items()},
+        }
+
+
+def evaluate(
+    scores: Any,
+    targets: Any,
+    thresholds: Any = 0.5,
+    *,
+    mask: Any = None,
+    space: LabelSpace | None = None,
+    include: Iterable[str] = (),
+    zero_division: float = math.nan,
+) -> Evaluation:
+    """Return every metric of `scores` against `targets`.
+
+    Decisions are `labels.decide`'s: `score >= threshold`, and the highest score in an exclusive group. All columns
+    enter the counts, AP, AUROC and exact match; LRAP, coverage error and ranking loss use the any-of columns.
+    Work goes in blocks: extra memory stays far below that of the scores.
+
+    Args:
+        scores: (N, L) finite: NumPy or torch; probabilities where thresholds are in [0, 1].
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        thresholds: A number, an array (L,), or an object with such an array in `.values`.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown). What is unknown counts as if it
+            were not there.
+        space: The columns' meaning and names. None: every column is an any-of label.
+        include: Names of `EXTRA_METRICS` to measure besides.
+        zero_division: nan leaves labels without positives out of averages, and `num_labels_averaged` says how many
+            entered; 0 or 1 is the value of 0/0, and every label enters. See `mlabel.metrics.ratios`.
+
+    Raises:
+        ValueError: scores that are not finite, shapes that differ, an unknown name in `include`, or a row with more
+            or fewer than one label of an exclusive group that is known.
+
+    Example:
+        >>> result = evaluate([[0.5, 0.2], [0.6, 0.7]], [[1, 0], [0, 0]])
+        >>> result["macro_recall"], result["num_labels_averaged"], result.per_label["recall"]
+        (1.0, 1, array([ 1., nan]))
+    """
+    zero_division = check_zero_division(zero_division)
+    wanted = {**METRICS, **{name: resolve(name, _ALL, "metric") for name in _names(include)}}
+    checked = check_inputs(scores, targets, mask)
+    held, sparse_targets, unknown = checked
+    levels = threshold_values(thresholds, held.shape[1], space)
+    groups = _check_groups(sparse_targets, unknown, space)
+    labels, samples = count_rows(lambda start, stop: decide(held[start:stop], levels, space), sparse_targets, unknown)
+    parts = _Parts(checked, labels, samples, None if space is None else space.any_of, zero_division)
+    return Evaluation(
+        metrics={name: measure(parts) for name, measure in wanted.items()},
+        per_label=_per_label(parts, levels),
+        groups={name: _group_metrics(labels.take(span), zero_division) for name, span in groups.items()},
+        num_samples=held.shape[0],
+        names=space.names if space is not None else tuple(str(column) for column in range(held.shape[1])),
+    )
+
+
+def comparison_table(columns: Mapping[str, Mapping[str, float]], keys: Iterable[str] | None = None) -> str:
+    """Return a text with one metric a line: its name, then one number a column, aligned, under a header.
+
+    Args:
+        columns: Title to an `Evaluation`, or to any mapping from metric name to number.
+        keys: The metrics, in order. None: all that any column has. What a column lacks is nan there.
+
+    Example:
+        >>> print(comparison_table({"prior": {"macro_f1": 0.12}, "at 0.5": {"macro_f1": 0.912}}))
+        metric     prior  at 0.5
+        macro_f1  0.1200  0.9120
+    """
+    if keys is None:
+        keys = dict.fromkeys(key for column in columns.values() for key in column)
+    rows = [[key, *(_shown(column.get(key, math.nan)) for column in columns.values())] for key in keys]
+    return _aligned([["metric", *columns], *rows])
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What metrics are made of; the costly parts are made when first asked for."""
+
+    checked: Checked
+    labels: Counts
+    samples: SampleCounts
+    any_of: np.ndarray | None
+    zero_division: float
+
+    @cached_property
+    def curves(self) -> dict[str, np.ndarray]:
+        statistics = {"ap": average_precision_of, "auroc": auroc_of}
+        found = column_statistics(*self.checked, statistics=statistics)
+        return {name: fill_undefined(values, self.zero_division) for name, values in found.items()}
+
+    @cached_property
+    def rows(self) -> dict[str, float]:
+        return row_metrics(self.checked, columns=self.any_of)
+
+    def pooled(self, statistic: Callable[..., np.ndarray]) -> float:
+        value = pooled_metric(statistic, self.checked)
+        return self.zero_division if math.isnan(value) else value
+
+
+Measure = Callable[[_Parts], float]
+
+
+def _of_labels(average: str, name: str, parts: _Parts) -> float:
+    return LABEL_AVERAGES[average](RATIOS[name], parts.labels, parts.zero_division)
+
+
+def _of_samples(name: str, parts: _Parts) -> float:
+    return samples_average(RATIOS[name], parts.samples, parts.zero_division)
+
+
+def _ratios(name: str) -> dict[str, Measure]:
+    found: dict[str, Measure] = {f"{average}_{name}": partial(_of_labels, average, name) for average in LABEL_AVERAGES}
+    found[f"samples_{name}"] = partial(_of_samples, name)
+    return found
+
+
+def _num_defined(values: np.ndarray) -> int:
+    return int(np.count_nonzero(~np.isnan(values)))
+
+
+# What `evaluate` measures always, in the order of its tables.
+METRICS: dict[str, Measure] = {
+    **_ratios("precision"),
+    **_ratios("recall"),
+    **_ratios("f1"),
+    **_ratios("jaccard"),
+    "map": lambda parts: nan_mean(parts.curves["ap"]),
+    "micro_ap": lambda parts: parts.pooled(average_precision_of),
+    "macro_auroc": lambda parts: nan_mean(parts.curves["auroc"]),
+    "lrap": lambda parts: parts.rows["lrap"],
+    "coverage_error": lambda parts: parts.rows["coverage_error"],
+    "ranking_loss": lambda parts: parts.rows["ranking_loss"],
+    "exact_match": lambda parts: exact_match_of(parts.samples),
+    "hamming_loss": lambda parts: hamming_of(parts.labels),
+    "label_accuracy": lambda parts: _of_labels("macro", "accuracy", parts),
+    "num_labels_averaged": lambda parts: _num_defined(divide(RATIOS["f1"], parts.labels, parts.zero_division)),
+    "num_labels_auroc": lambda parts: _num_defined(parts.curves["auroc"]),
+}
+
+# What it measures besides where `include=` names it.
+EXTRA_METRICS: dict[str, Measure] = {
+    **_ratios("specificity"),
+    "weighted_ap": lambda parts: nan_mean(parts.curves["ap"], parts.labels.support),
+    "weighted_auroc": lambda parts: nan_mean(parts.curves["auroc"], parts.labels.support),
+    "micro_auroc": lambda parts: parts.pooled(auroc_of),
+}
+
+_ALL = {**METRICS, **EXTRA_METRICS}
+
+
+def _names(include: Iterable[str]) -> list[str]:
+    if isinstance(include, str):
+        raise TypeError(f"include must be a list of metric names; got the string {include!r}")
+    return list(include)
+
+
+def _per_label(parts: _Parts, levels: np.ndarray) -> dict[str, np.ndarray]:
+    counts = parts.labels
+    ratios = {
+        name: divide(RATIOS[name], counts, parts.zero_division)
+        for name in ("precision", "recall", "f1", "jaccard", "accuracy")
+    }
+    numbers = {name: getattr(counts, name) for name in ("support", "predicted", "tp", "fp", "fn", "tn")}
+    return {**numbers, "threshold": levels, **ratios, **parts.curves}
+
+
+def _group_metrics(counts: Counts, zero_division: float) -> dict[str, float]:
+    # Exactly one class holds and one is decided, so a class's recall is the share of its samples that are right.
+    num_samples = int(counts.support.sum())
+    return {
+        "accuracy": int(counts.tp.sum()) / num_samples if num_samples else math.nan,
+        "mean_class_accuracy": LABEL_AVERAGES["macro"](RATIOS["recall"], counts, zero_division),
+        "num_samples": num_samples,
+    }
+
+
+def _check_groups(targets: sp.csr_array, unknown: sp.csr_array | None, space: LabelSpace | None) -> dict[str, slice]:
+    """Return the exclusive groups' columns, having seen that each known row has exactly one label of each."""
+    spans = {} if space is None else {group.name: space.slices[group.name] for group in space.exclusive_groups}
+    for name, span in spans.items():
+        held = targets[:, span].sum(axis=1)
+        missing = np.zeros(len(held)) if unknown is None else unknown[:, span].sum(axis=1)
+        bad = np.flatnonzero((held > 1) | ((held == 0) & (missing == 0)))
+        if len(bad):
+            raise ValueError(
+                f"group {name!r} is exclusive, so a row that is known has one of its labels; row {bad[0]} has "
+                f"{int(held[bad[0]])} ({len(bad)} such rows); mark rows without one as unknown"
+            )
+    return spans
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy or Python number as a Python one, NaN as None, and anything else as it is."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nan"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    """Return rows as lines: the first cell to the left, the others to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *cells in rows:
+        numbers = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        lines.append("  ".join([name.ljust(widths[0]), *numbers]).rstrip())
+    return "\n".join(lines)

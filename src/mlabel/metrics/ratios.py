@@ -1,0 +1,333 @@
+"""Metrics of decisions: precision, recall, F-beta, Jaccard, specificity, accuracy, Hamming loss, exact match.
+
+What is absent is reported, not averaged (`zero_division=nan`, the default):
+
+- A label without known positives has no precision, recall, F-beta or Jaccard; one without known negatives has no
+  specificity. Its value is NaN and averages over labels leave it out. All its errors still enter the micro averages.
+- A label with positives and without positive decisions has precision 0.
+- `micro` is the ratio of the counts of all labels together, under the same rules; `weighted` weighs labels by their
+  positives.
+- A row that has neither positives nor positive decisions has 0 in the `samples` averages, as in scikit-learn; a row
+  of which nothing is known is left out.
+
+With `zero_division=0` or `1` a quotient 0/0 has that value and every label enters, as in scikit-learn. Unknown entries
+count as if they were not there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mlabel._checks import check_positive, resolve
+from mlabel.metrics.counts import Counts, SampleCounts, confusion_counts, sample_counts
+
+_AnyCounts = Counts | SampleCounts
+
+# A ratio gives its numerator, its denominator, and what must be above 0 for it to mean anything.
+Ratio = Callable[[_AnyCounts], tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def _precision(counts: _AnyCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return counts.tp, counts.predicted, counts.support
+
+
+def _recall(counts: _AnyCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return counts.tp, counts.support, counts.support
+
+
+def _f_beta(beta: float) -> Ratio:
+    square = beta**2
+
+    def of(counts: _AnyCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        hits = (1 + square) * counts.tp
+        return hits, hits + square * counts.fn + counts.fp, counts.support
+
+    return of
+
+
+def _jaccard(counts: _AnyCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return counts.tp, counts.tp + counts.fp + counts.fn, counts.support
+
+
+def _specificity(counts: _AnyCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    negatives = counts.tn + counts.fp
+    return counts.tn, negatives, negatives
+
+
+def _accuracy(counts: _AnyCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return counts.tp + counts.tn, counts.known, counts.known
+
+
+RATIOS: dict[str, Ratio] = {
+    "precision": _precision,
+    "recall": _recall,
+    "f1": _f_beta(1.0),
+    "jaccard": _jaccard,
+    "specificity": _specificity,
+    "accuracy": _accuracy,
+}
+
+
+def check_zero_division(value: float) -> float:
+    """Return `value` if it is NaN, 0 or 1.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not (math.isnan(value) or value in (0, 1)):
+        raise ValueError(f"zero_division must be nan, 0 or 1; got {value!r}")
+    return float(value)
+
+
+def divide(formula: Ratio, counts: _AnyCounts, zero_division: float) -> np.ndarray:
+    """Return the ratio of each entry of `counts`, float64, under the rules of `zero_division`."""
+    numerator, denominator, needed = formula(counts)
+    fill = 0.0 if math.isnan(zero_division) else zero_division
+    values = np.full(len(counts), fill)
+    np.divide(numerator, denominator, out=values, where=denominator > 0)
+    if math.isnan(zero_division):
+        values[needed == 0] = np.nan
+    return values
+
+
+def nan_mean(values: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Return the mean of what is not NaN, weighted where `weights` are given and not all 0; NaN of nothing."""
+    held = ~np.isnan(values)
+    if not held.any():
+        return math.nan
+    if weights is None or not weights[held].any():
+        return float(values[held].mean())
+    return float(np.average(values[held], weights=weights[held]))
+
+
+def _micro(formula: Ratio, counts: Counts, zero_division: float) -> float:
+    return float(divide(formula, counts.pooled(), zero_division)[0])
+
+
+def _macro(formula: Ratio, counts: Counts, zero_division: float) -> float:
+    return nan_mean(divide(formula, counts, zero_division))
+
+
+def _weighted(formula: Ratio, counts: Counts, zero_division: float) -> float:
+    return nan_mean(divide(formula, counts, zero_division), counts.support)
+
+
+LABEL_AVERAGES: dict[str, Callable[[Ratio, Counts, float], float]] = {
+    "micro": _micro,
+    "macro": _macro,
+    "weighted": _weighted,
+}
+
+
+def samples_average(formula: Ratio, counts: SampleCounts, zero_division: float) -> float:
+    """Return the mean of the ratio over the rows of which something is known; 0/0 is 0 unless told otherwise."""
+    fill = 0.0 if math.isnan(zero_division) else zero_division
+    values = divide(formula, counts, fill)
+    return nan_mean(values[counts.known > 0])
+
+
+def ratio(
+    counts: Counts | SampleCounts, name: str, *, average: str | None = "macro", zero_division: float = math.nan
+) -> float | np.ndarray:
+    """Return a ratio of counts that are there already, such as those merged over shards.
+
+    Args:
+        counts: Of labels (`confusion_counts`), or of samples (`sample_counts`) for `average="samples"`.
+        name: precision, recall, f1, jaccard, specificity or accuracy.
+        average: As in `precision`.
+        zero_division: As in `precision`.
+
+    Raises:
+        ValueError: an unknown name or average, or an average over labels of counts of samples or the reverse.
+
+    Example:
+        >>> shard = confusion_counts([[1, 0], [1, 1]], [[1, 1], [1, 1]])
+        >>> ratio(shard + shard, "recall", average=None)
+        array([1. , 0.5])
+    """
+    return _averaged(resolve(name, RATIOS, "ratio"), counts, average, zero_division)
+
+
+def _averaged(
+    formula: Ratio, counts: Counts | SampleCounts, average: str | None, zero_division: float
+) -> float | np.ndarray:
+    zero_division = check_zero_division(zero_division)
+    if average is None:
+        return divide(formula, counts, zero_division)
+    resolve(average, {**LABEL_AVERAGES, "samples": samples_average}, "average")
+    if isinstance(counts, SampleCounts) != (average == "samples"):
+        wanted = "sample_counts(...)" if average == "samples" else "confusion_counts(...)"
+        raise ValueError(f"average={average!r} needs the counts of {wanted}; got {type(counts).__name__}")
+    if isinstance(counts, SampleCounts):
+        return samples_average(formula, counts, zero_division)
+    return LABEL_AVERAGES[average](formula, counts, zero_division)
+
+
+def _score(formula: Ratio, data: tuple[Any, Any, Any], average: str | None, zero_division: float) -> float | np.ndarray:
+    count = sample_counts if average == "samples" else confusion_counts
+    return _averaged(formula, count(*data), average, zero_division)
+
+
+def precision(
+    decisions: Any, targets: Any, mask: Any = None, *, average: str | None = "macro", zero_division: float = math.nan
+) -> float | np.ndarray:
+    """Return tp / (tp + fp): how much of what was decided positive is so.
+
+    Args:
+        decisions: (N, L) bool or 0/1: NumPy, torch or SciPy sparse.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        average: micro, macro, weighted, samples, or None for an array (L,).
+        zero_division: nan (what is undefined is left out; see the head of this module), or 0 or 1 for 0/0.
+
+    Raises:
+        TypeError: decisions that are neither bool nor integers.
+        ValueError: shapes that differ, values other than 0 and 1, or an unknown average.
+
+    Example:
+        >>> precision([[1, 1], [1, 0]], [[1, 0], [0, 0]], average=None)
+        array([0.5, nan])
+    """
+    return _score(_precision, (decisions, targets, mask), average, zero_division)
+
+
+def recall(
+    decisions: Any, targets: Any, mask: Any = None, *, average: str | None = "macro", zero_division: float = math.nan
+) -> float | np.ndarray:
+    """Return tp / (tp + fn): how much of what is positive was decided so. Arguments as in `precision`.
+
+    Example:
+        >>> recall([[1, 1], [0, 0]], [[1, 0], [1, 0]], average=None)
+        array([0.5, nan])
+    """
+    return _score(_recall, (decisions, targets, mask), average, zero_division)
+
+
+def f_beta(
+    decisions: Any,
+    targets: Any,
+    mask: Any = None,
+    *,
+    beta: float,
+    average: str | None = "macro",
+    zero_division: float = math.nan,
+) -> float | np.ndarray:
+    """Return (1 + beta²) tp / ((1 + beta²) tp + beta² fn + fp) (van Rijsbergen, 1979).
+
+    Args:
+        decisions: As in `precision`, like the arguments not named here.
+        targets: The same.
+        mask: The same.
+        beta: How many times as important recall is as precision; above 0.
+        average: As in `precision`.
+        zero_division: As in `precision`.
+
+    Example:
+        >>> round(f_beta([[1], [0]], [[1], [1]], beta=2.0), 4)
+        0.5556
+    """
+    check_positive(beta, "beta")
+    return _score(_f_beta(beta), (decisions, targets, mask), average, zero_division)
+
+
+def f1(
+    decisions: Any, targets: Any, mask: Any = None, *, average: str | None = "macro", zero_division: float = math.nan
+) -> float | np.ndarray:
+    """Return 2 tp / (2 tp + fn + fp), the harmonic mean of precision and recall. Arguments as in `precision`.
+
+    Example:
+        >>> f1([[1, 0], [1, 0]], [[1, 0], [1, 1]], average="macro")
+        0.5
+    """
+    return _score(_f_beta(1.0), (decisions, targets, mask), average, zero_division)
+
+
+def jaccard(
+    decisions: Any, targets: Any, mask: Any = None, *, average: str | None = "macro", zero_division: float = math.nan
+) -> float | np.ndarray:
+    """Return tp / (tp + fp + fn), intersection over union. Arguments as in `precision`.
+
+    Example:
+        >>> jaccard([[1, 1, 0]], [[1, 0, 0]], average="samples")
+        0.5
+    """
+    return _score(_jaccard, (decisions, targets, mask), average, zero_division)
+
+
+def specificity(
+    decisions: Any, targets: Any, mask: Any = None, *, average: str | None = "macro", zero_division: float = math.nan
+) -> float | np.ndarray:
+    """Return tn / (tn + fp): how much of what is negative was decided so. Arguments as in `precision`.
+
+    Example:
+        >>> specificity([[1], [0]], [[0], [0]])
+        0.5
+    """
+    return _score(_specificity, (decisions, targets, mask), average, zero_division)
+
+
+def label_accuracy(
+    decisions: Any, targets: Any, mask: Any = None, *, average: str | None = None, zero_division: float = math.nan
+) -> float | np.ndarray:
+    """Return (tp + tn) / known of each label, or an average of it. Arguments as in `precision`.
+
+    Example:
+        >>> label_accuracy([[1, 0], [1, 1]], [[1, 1], [1, 1]])
+        array([1. , 0.5])
+    """
+    return _score(_accuracy, (decisions, targets, mask), average, zero_division)
+
+
+def hamming_loss(decisions: Any, targets: Any, mask: Any = None) -> float:
+    """Return the share of wrong decisions among all known entries; NaN where nothing is known.
+
+    Example:
+        >>> hamming_loss([[1, 0], [1, 1]], [[1, 1], [1, 1]])
+        0.25
+    """
+    return hamming_of(confusion_counts(decisions, targets, mask))
+
+
+def exact_match(decisions: Any, targets: Any, mask: Any = None) -> float:
+    """Return the share of samples whose known entries are all decided right (subset accuracy).
+
+    Samples of which nothing is known are left out.
+
+    Example:
+        >>> exact_match([[1, 0], [1, 1]], [[1, 1], [1, 1]])
+        0.5
+    """
+    return exact_match_of(sample_counts(decisions, targets, mask))
+
+
+def mean_class_accuracy(decisions: Any, targets: Any, mask: Any = None, *, zero_division: float = math.nan) -> float:
+    """Return the mean over classes of the share of a class's samples that were decided so (mean recall).
+
+    Args:
+        decisions: (N, K), the columns of one exclusive group: one positive in each row.
+        targets: (N, K), one positive in each known row.
+        mask: None, dense bool (True = known) or sparse bool (True = unknown).
+        zero_division: nan leaves a class without samples out; 0 or 1 lets it count as that.
+
+    Example:
+        >>> mean_class_accuracy([[1, 0, 0], [0, 1, 0]], [[1, 0, 0], [1, 0, 0]])
+        0.5
+    """
+    zero_division = check_zero_division(zero_division)
+    return _macro(_recall, confusion_counts(decisions, targets, mask), zero_division)
+
+
+def hamming_of(counts: Counts) -> float:
+    """Return the Hamming loss of counts."""
+    known = int(counts.known.sum())
+    return int((counts.fp + counts.fn).sum()) / known if known else math.nan
+
+
+def exact_match_of(counts: SampleCounts) -> float:
+    """Return the exact match of counts of samples."""
+    right = (counts.fp + counts.fn == 0)[counts.known > 0]
+    return float(right.mean()) if len(right) else math.nan
