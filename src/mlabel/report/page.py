@@ -1,0 +1,161 @@
+"""The page of a run: one HTML file with everything in it, to be opened from the disk or sent to somebody."""
+
+from __future__ import annotations
+
+import base64
+import importlib.metadata
+import math
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jinja2
+import numpy as np
+
+from mlabel._files import write_atomically
+from mlabel.report.plots import plot_history
+
+if TYPE_CHECKING:
+    from mlabel.metrics import Evaluation
+
+_PACKAGES = ("mlabel", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow")
+# Which files may be put into the page, by their first bytes.
+_IMAGE_KINDS = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+# Table titles that the key of a metric does not say well.
+_TITLES = {"ap": "AP", "auroc": "AUROC", "f1": "F1"}
+
+
+class _Cell(NamedTuple):
+    """A cell of a table: what is read, and what is sorted by (empty: after all others)."""
+
+    text: str
+    value: str
+
+
+def write_report(
+    folder: str | Path,
+    *,
+    title: str,
+    comparison: Mapping[str, Mapping[str, float]],
+    evaluation: Evaluation | None = None,
+    history: Sequence[Mapping[str, Any]] = (),
+    pictures: Mapping[str, str | Path] | None = None,
+    config: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+    next_command: str | None = None,
+) -> Path:
+    """Write `index.html` into a folder, with the curves as `history.png` beside it, and return the page's path.
+
+    The page needs no network and no other file: images are inside. Texts, label names among them, are shown as they
+    are and never read as HTML.
+
+    Args:
+        folder: Where to write; made where it is not there.
+        title: The page's heading.
+        comparison: Column title to metric values, such as the prior baseline, at 0.5 and calibrated. An `Evaluation` is
+            such a mapping. A metric that a column lacks is shown as a dash.
+        evaluation: What the table of labels shows; None: no such table.
+        history: What `mlabel.fit` returned; empty: no curves.
+        pictures: Caption to a PNG or JPEG file, shown in this order; None: none.
+        config: The settings of the run, nested as they come; None: none.
+        notes: Sentences that a reader of the figures must know.
+        next_command: What to type next; None: nothing is suggested.
+
+    Raises:
+        FileNotFoundError: a picture is not there.
+        ValueError: no column to compare, or a picture that is neither PNG nor JPEG.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     page = write_report(folder, title="Cats & dogs", comparison={"at 0.5": {"macro_f1": 0.91}})
+        ...     "Cats &amp; dogs" in page.read_text(encoding="utf-8")
+        True
+    """
+    if not comparison:
+        raise ValueError("comparison is empty; at least one column of metrics was wanted")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = dict(pictures or {})
+    if history:
+        shown = {"Training": plot_history(history, folder / "history.png"), **shown}
+    columns, rows = ([], []) if evaluation is None else _label_table(evaluation)
+    text = _template().render(
+        title=title,
+        columns=list(comparison),
+        metrics=_metric_rows(comparison),
+        groups={} if evaluation is None else _group_rows(evaluation),
+        label_columns=columns,
+        labels=rows,
+        pictures={caption: _as_data_url(path) for caption, path in shown.items()},
+        settings=dict(_flatten(config or {})),
+        versions=_versions(),
+        notes=list(notes),
+        next_command=next_command,
+    )
+    write_atomically(folder / "index.html", text)
+    return folder / "index.html"
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
+
+
+def _metric_rows(comparison: Mapping[str, Mapping[str, float]]) -> list[tuple[str, list[str]]]:
+    names = dict.fromkeys(name for column in comparison.values() for name in column)
+    return [(name, [_cell(column.get(name)).text for column in comparison.values()]) for name in names]
+
+
+def _group_rows(evaluation: Evaluation) -> dict[str, list[tuple[str, str]]]:
+    """Return the figures of each exclusive group: group name to pairs of metric and value."""
+    groups = evaluation.groups.items()
+    return {group: [(name, _cell(value).text) for name, value in values.items()] for group, values in groups}
+
+
+def _label_table(evaluation: Evaluation) -> tuple[list[str], list[tuple[str, list[_Cell]]]]:
+    """Return the column titles of the table of labels, and for each label its name and cells."""
+    titles = [_TITLES.get(name, name.replace("_", " ")) for name in evaluation.per_label]
+    arrays = [np.asarray(values).tolist() for values in evaluation.per_label.values()]
+    cells = zip(*arrays, strict=True)
+    return titles, [(name, [_cell(value) for value in row]) for name, row in zip(evaluation.names, cells, strict=True)]
+
+
+def _cell(value: Any) -> _Cell:
+    """Return a number as it is shown: whole numbers as such, others with four decimals, what is not there as a dash."""
+    if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
+        return _Cell("–", "")
+    if isinstance(value, bool | int | np.integer):
+        return _Cell(str(int(value)), str(int(value)))
+    return _Cell(f"{value:.4f}", repr(float(value)))
+
+
+def _as_data_url(path: str | Path) -> str:
+    content = Path(path).read_bytes()
+    for start, kind in _IMAGE_KINDS.items():
+        if content.startswith(start):
+            return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    raise ValueError(f"{path} is neither a PNG nor a JPEG file")
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield dotted names and values of nested settings."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", str(value)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
