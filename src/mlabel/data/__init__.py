@@ -1,10 +1,39 @@
 """Data: annotation files to a checked table, image files to batches."""
 
 from mlabel.data.images import FORMATS, ImageError, MissingImageError, read_image
+from mlabel.data.loader import BadImage, Batch, ImageDataset, Loader
+from mlabel.data.readers import (
+    READERS,
+    read_celeba,
+    read_csv,
+    read_danbooru,
+    read_fashion,
+    read_mirflickr,
+    write_submission,
+)
+from mlabel.data.table import ImageTable
+from mlabel.data.transforms import AUGMENTATIONS, Augmentation, apply_keyed, augmentation, sample_key
 
 __all__ = [
+    "AUGMENTATIONS",
     "FORMATS",
+    "READERS",
+    "Augmentation",
+    "BadImage",
+    "Batch",
+    "ImageDataset",
     "ImageError",
+    "ImageTable",
+    "Loader",
     "MissingImageError",
+    "apply_keyed",
+    "augmentation",
+    "read_celeba",
+    "read_csv",
+    "read_danbooru",
+    "read_fashion",
     "read_image",
+    "read_mirflickr",
+    "sample_key",
+    "write_submission",
 ]

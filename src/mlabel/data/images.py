@@ -121,7 +121,7 @@ def read_image(
         >>> read_image(file).shape, int(read_image(file).min())
         ((2, 3, 3), 255)
     """
-    _check_options(channels, background, max_pixels, size)
+    check_options(channels, background, max_pixels, size)
     name = _name(source)
     with _open(source, name) as file, _PILLOW_WARNINGS as oddities, _named(name):
         image = _identify(file, name, max_pixels)
@@ -136,7 +136,8 @@ def read_image(
     return pixels[:, :, None] if channels == 1 else pixels
 
 
-def _check_options(channels: int, background: tuple[int, int, int], max_pixels: int, size: Any) -> None:
+def check_options(channels: int, background: tuple[int, int, int], max_pixels: int, size: Any) -> None:
+    """Raise ValueError unless these are options that `read_image` can use."""
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (grey) or 3 (RGB); got {channels!r}")
     if len(background) != 3 or not all(0 <= value <= 255 for value in background):
