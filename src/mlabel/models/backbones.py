@@ -1,0 +1,151 @@
+"""Backbones: networks that map images (N, C, H, W) to features (N, D).
+
+Each torchvision classification network becomes one by taking its classification layer away, and `small_cnn` is one by
+itself. `BACKBONES` is the fixed table in which names resolve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+import torchvision.models
+from torch import nn
+from torch.func import functional_call
+
+from mlabel._checks import resolve
+from mlabel.models.small_cnn import SmallCNN
+
+# The networks that torchvision makes with auxiliary classifiers, and with an input normalisation of their own.
+HALF_NORMALISED = frozenset({"googlenet", "inception_v3"})
+
+# Networks whose weights hold a position table, or whose windows must tile the image: they take one size only.
+_FIXED_SIZE = ("vit_", "maxvit_")
+
+
+def list_models() -> list[str]:
+    """Return the names that `create_model` knows, ours first.
+
+    Example:
+        >>> names = list_models()
+        >>> names[0], "resnet18" in names, "vit_b_16" in names
+        ('small_cnn', True, True)
+    """
+    return list(BACKBONES)
+
+
+def has_fixed_size(name: str | None) -> bool:
+    """Return whether backbone `name` takes only images of the size that it was made for."""
+    return name is not None and name.startswith(_FIXED_SIZE)
+
+
+def create_backbone(name: str, *, in_channels: int = 3, image_size: tuple[int, int] = (224, 224)) -> nn.Module:
+    """Return a new network from images (N, C, H, W) to features (N, D), with D as its `num_features`.
+
+    Args:
+        name: A name of `list_models()`.
+        in_channels: C, 1 or 3. A first convolution made for RGB gets one channel by adding up its weights over the
+            three, so that the network sees a greyscale image as it would see the same image in RGB.
+        image_size: Height and width. Most networks take other sizes later too, transformers of the `vit` and
+            `maxvit` families do not.
+
+    Raises:
+        ValueError: no such name, or the network cannot take images of that size.
+    """
+    build = resolve(name, BACKBONES, "backbone")
+    try:
+        backbone = build(in_channels=in_channels, image_size=image_size)
+        _try_size(backbone, in_channels, image_size)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        height, width = image_size
+        raise ValueError(
+            f"backbone {name!r} cannot take images of {height} x {width} pixels; try another image_size "
+            f"(224 suits all). It said: {error}"
+        ) from error
+    return backbone
+
+
+def find_first_convolution(module: nn.Module) -> tuple[str, nn.Conv2d]:
+    """Return the name and the module of the first convolution, the one that sees the image.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for name, child in module.named_modules():
+        if isinstance(child, nn.Conv2d):
+            return name, child
+    raise ValueError(f"{type(module).__name__} has no two-dimensional convolution")
+
+
+def _build_torchvision(name: str, *, in_channels: int, image_size: tuple[int, int]) -> nn.Module:
+    options = _torchvision_options(name, image_size)
+    # One class, so that the layer that is thrown away costs nothing.
+    network = torchvision.models.get_model(name, weights=None, num_classes=1, **options)
+    num_features = _remove_classification_layer(network)
+    if in_channels != 3:
+        _add_up_channels(find_first_convolution(network)[1])
+    network.num_features = num_features
+    return network
+
+
+def _build_small_cnn(*, in_channels: int, image_size: tuple[int, int]) -> nn.Module:
+    return SmallCNN(in_channels)
+
+
+def _torchvision_options(name: str, image_size: tuple[int, int]) -> dict[str, Any]:
+    if name.startswith("vit_"):
+        if image_size[0] != image_size[1]:
+            raise ValueError("the image must be square")
+        return {"image_size": image_size[0]}
+    if name.startswith("maxvit_"):
+        return {"input_size": image_size}
+    if name in HALF_NORMALISED:
+        # The auxiliary classifiers have layers for torchvision's classes, and change what forward returns.
+        return {"aux_logits": False, "init_weights": True, "transform_input": False}
+    return {}
+
+
+def _remove_classification_layer(network: nn.Module) -> int:
+    """Put an identity in the place of the classification layer; return how many features went into it.
+
+    In all of torchvision's networks that layer is the last linear layer or convolution in order of definition. A
+    dropout just before it goes too: it is the head that decides about dropout.
+    """
+    name, last = [(n, m) for n, m in network.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
+    parent_name, _, own_name = name.rpartition(".")
+    parent = network.get_submodule(parent_name)
+    setattr(parent, own_name, nn.Identity())
+    if isinstance(parent, nn.Sequential):
+        place = list(dict(parent.named_children())).index(own_name)
+        if place and isinstance(parent[place - 1], nn.Dropout):
+            parent[place - 1] = nn.Identity()
+    elif isinstance(getattr(parent, "dropout", None), nn.Dropout):
+        parent.dropout = nn.Identity()
+    return last.in_features if isinstance(last, nn.Linear) else last.in_channels
+
+
+def _add_up_channels(convolution: nn.Conv2d) -> None:
+    with torch.no_grad():
+        convolution.weight = nn.Parameter(convolution.weight.sum(dim=1, keepdim=True))
+    convolution.in_channels = 1
+
+
+def _try_size(backbone: nn.Module, in_channels: int, image_size: tuple[int, int]) -> None:
+    """Run the network on the meta device, which computes shapes only, so that a size that is too small fails here."""
+    tensors = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
+    shapes = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
+    images = torch.empty(1, in_channels, *image_size, device="meta")
+    backbone.eval()
+    with torch.no_grad():
+        functional_call(backbone, shapes, (images,))
+    backbone.train()
+
+
+BackboneFactory = Callable[..., nn.Module]
+
+BACKBONES: Mapping[str, BackboneFactory] = {
+    "small_cnn": _build_small_cnn,
+    **{name: partial(_build_torchvision, name) for name in torchvision.models.list_models(module=torchvision.models)},
+}

@@ -1,0 +1,209 @@
+"""The classifier: preprocessing, backbone and head in one module, from images to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from mlabel.labels import LabelSpace
+from mlabel.models.backbones import has_fixed_size
+from mlabel.models.config import ModelConfig
+from mlabel.models.heads import create_head
+from mlabel.models.pretrained import LoadReport
+
+
+class Preprocess(nn.Module):
+    """The first layer: images as they lie on disk to float32, normalised a channel at a time.
+
+    `(images / 255 - mean) / std` for uint8 images and `(images - mean) / std` for floating ones, which are taken to
+    be in [0, 1] already; both as one multiplication and one addition. The numbers are part of the architecture, not
+    of the weights: they stay float32 when the model is cast, and are not in its state dict.
+
+    Args:
+        mean: One number a channel, of images in [0, 1].
+        std: One number a channel, likewise.
+
+    Example:
+        >>> Preprocess(mean=[0.5], std=[0.25])(torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
+        tensor([[[[-2.,  2.]]]])
+    """
+
+    scale: torch.Tensor
+    byte_scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.mean, self.std = tuple(mean), tuple(std)
+        self._fill(None)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        channels = len(self.mean)
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise ValueError(
+                f"images must be of shape (N, {channels}, H, W), as the model has in_channels={channels}; "
+                f"got {tuple(images.shape)}"
+            )
+        if images.dtype == torch.uint8:
+            return _multiply_add(images.to(torch.float32), self.byte_scale, self.shift)
+        if images.dtype.is_floating_point:
+            # A copy where the dtype is the same, since the next step writes into it, and an input is never modified.
+            return _multiply_add(images.to(torch.float32, copy=True), self.scale, self.shift)
+        raise TypeError(f"images must be uint8, or floating in [0, 1]; got {images.dtype}")
+
+    def extra_repr(self) -> str:
+        return f"mean={self.mean}, std={self.std}"
+
+    def _fill(self, device: torch.device | None) -> None:
+        for name, values in (
+            ("scale", [1 / std for std in self.std]),
+            ("byte_scale", [1 / (255 * std) for std in self.std]),
+            ("shift", [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]),
+        ):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32, device=device), persistent=False)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        # `half()`, `to(device)` and `to_empty` all come through here: move with the model, but keep the values.
+        super()._apply(fn, recurse)
+        self._fill(self.scale.device)
+        return self
+
+
+def _multiply_add(images: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """Return `images * scale + shift` by channel, written into `images`."""
+    if images.shape[1] == 1 or images.is_contiguous():
+        return images.mul_(scale[:, None, None]).add_(shift[:, None, None])
+    if images.is_contiguous(memory_format=torch.channels_last):
+        # Channels vary fastest here, and a broadcast over three of them is slow (5 times at 64 pixels): whole rows
+        # of the image, with the numbers repeated along them, are not.
+        width = images.shape[3]
+        rows = images.permute(0, 2, 3, 1).view(images.shape[0], images.shape[2], -1)
+        rows.mul_(scale.repeat(width)).add_(shift.repeat(width))
+        return images
+    return images.mul_(scale[:, None, None]).add_(shift[:, None, None])
+
+
+class Classifier(nn.Module):
+    """Images (N, C, H, W), uint8 or floating in [0, 1], to logits (N, L): preprocess, backbone, head.
+
+    `create_model` is the usual way to make one.
+
+    Args:
+        backbone: A module from images (N, C, H, W) to features (N, D), with D as its `num_features`.
+        space: The labels; column i of the logits is `space.names[i]`.
+        config: The architecture around the backbone.
+
+    Attributes:
+        preprocess, backbone, head: The three layers.
+        space: The label space.
+        image_size: (H, W) to which images are resized before they come.
+        in_channels: C.
+        num_features: D.
+        load_report: What became of the pretrained weights' entries; None where none were asked for.
+
+    Raises:
+        TypeError: the backbone is no module, or its `num_features` no whole number.
+        ValueError: `num_features` is missing or below 1.
+    """
+
+    def __init__(self, backbone: nn.Module, space: LabelSpace, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_features = _read_num_features(backbone)
+        self.preprocess = Preprocess(config.mean, config.std)
+        self.backbone = backbone
+        self.head = create_head(config.head, self.num_features, space, dropout=config.dropout, hidden=config.hidden)
+        self.space = space
+        self.image_size = config.image_size
+        self.in_channels = config.in_channels
+        self.load_report: LoadReport | None = None
+        self._config = config
+        self._fixed_size = has_fixed_size(config.backbone)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The architecture as a dictionary for JSON, without the label space; `from_config` builds it again."""
+        return self._config.to_dict()
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what the backbone makes of `images` (N, C, H, W): features (N, D).
+
+        Raises:
+            ValueError: another number of channels than the model's; another size, for networks that take one size
+                only; or a user's backbone that returned another shape.
+            TypeError: images neither uint8 nor floating.
+        """
+        normalised = self.preprocess(images)
+        if self._fixed_size and tuple(images.shape[2:]) != self.image_size:
+            raise ValueError(
+                f"{self._config.backbone} takes images of {self.image_size} (height, width) only; "
+                f"got {tuple(images.shape[2:])}. Resize them, or create the model with that image_size"
+            )
+        features = self.backbone(normalised.to(self._weight_dtype()))
+        if features.ndim != 2 or features.shape[1] != self.num_features:
+            raise ValueError(
+                f"the backbone must return features of shape (N, {self.num_features}), as its num_features says; "
+                f"got {tuple(features.shape)}"
+            )
+        return features
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.features(images))
+
+    def _weight_dtype(self) -> torch.dtype:
+        # Not float32 only where the whole model was cast, as by `model.bfloat16()`.
+        for parameter in self.backbone.parameters():
+            if parameter.dtype.is_floating_point:
+                return parameter.dtype
+        return torch.float32
+
+
+def replace_head(
+    model: Classifier, space: LabelSpace, *, head: str = "linear", dropout: float = 0.0, hidden: int = 512
+) -> Classifier:
+    """Return a classifier for another space or with another head, on the same backbone.
+
+    The backbone is shared, not copied: training one model changes the other. The head is new.
+
+    Args:
+        model: The classifier whose backbone, with its weights, and preprocessing are kept.
+        space: The labels of the new head.
+        head: `linear`, `mlp` or `multi`.
+        dropout: As in `create_model`.
+        hidden: As in `create_model`.
+
+    Example:
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> from mlabel.models import create_model
+        >>> model = create_model("small_cnn", LabelSpace([Group("tags", ["cat", "dog"])]), image_size=32)
+        >>> colours = LabelSpace([Group("colour", ["red", "green", "blue"], exclusive=True)])
+        >>> replace_head(model, colours, head="mlp")(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 3])
+    """
+    config = replace(model._config, head=head, dropout=dropout, hidden=hidden)
+    other = Classifier(model.backbone, space, config)
+    other.load_report = model.load_report
+    parameter = next(model.parameters(), None)
+    if parameter is not None:
+        other.head.to(device=parameter.device, dtype=parameter.dtype)
+        other.preprocess.to(parameter.device)
+    return other.train(model.training)
+
+
+def _read_num_features(backbone: nn.Module) -> int:
+    if not isinstance(backbone, nn.Module):
+        raise TypeError(f"backbone must be a name or a torch.nn.Module; got {type(backbone).__name__}")
+    num_features = getattr(backbone, "num_features", None)
+    if num_features is None:
+        raise ValueError(
+            f"backbone {type(backbone).__name__} must say how many features it returns an image: set its "
+            "attribute num_features to D, where it maps (N, C, H, W) to (N, D)"
+        )
+    if not isinstance(num_features, int) or isinstance(num_features, bool):
+        raise TypeError(f"num_features of the backbone must be a whole number; got {num_features!r}")
+    if num_features < 1:
+        raise ValueError(f"num_features of the backbone must be at least 1; got {num_features}")
+    return num_features

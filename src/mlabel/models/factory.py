@@ -1,0 +1,129 @@
+"""Making classifiers: by name, from a user's module, or from a description."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torchvision.models import WeightsEnum
+
+from mlabel._checks import DataError, resolve
+from mlabel.labels import LabelSpace
+from mlabel.models.backbones import BACKBONES, create_backbone
+from mlabel.models.classifier import Classifier
+from mlabel.models.config import ModelConfig, as_channels, as_image_size
+from mlabel.models.pretrained import fetch_weights, find_weights, load_weights, usual_statistics
+
+
+def create_model(
+    backbone: str | nn.Module,
+    space: LabelSpace,
+    *,
+    head: str = "linear",
+    weights: str | Path | WeightsEnum | None = None,
+    dropout: float = 0.0,
+    hidden: int = 512,
+    in_channels: int = 3,
+    image_size: int | Sequence[int] = 224,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+) -> Classifier:
+    """Return a new classifier from images (N, C, H, W) to logits (N, L).
+
+    Args:
+        backbone: A name of `list_models()`, or a module of yours that maps normalised images (N, C, H, W) to features
+            (N, D) and has D as its attribute `num_features`.
+        space: The labels.
+        head: `linear`; `mlp`, with one hidden layer; or `multi`, with its own batch norm, dropout and linear layer for
+            each group of the space.
+        weights: Pretrained weights of the backbone: a name of torchvision's for it, such as "DEFAULT" (downloaded
+            unless cached), or the path of a safetensors or state-dict file. What was loaded and what was not is logged
+            and kept as `load_report`. None: a random start.
+        dropout: The chance that a feature is dropped before the last layer.
+        hidden: Hidden units of the `mlp` head.
+        in_channels: 3 for RGB or 1 for greyscale images.
+        image_size: Side, or height and width, in pixels. Networks of the `vit` and `maxvit` families are made for it.
+        mean: Of images in [0, 1], one number or one a channel. None: what the weights were made with, or
+            ImageNet's; for greyscale the mean of the three.
+        std: Likewise.
+
+    Raises:
+        ValueError: an unknown name, a value out of its range, an image size that the backbone cannot take, or a
+            module without `num_features`.
+        TypeError: a value of another type.
+        FileNotFoundError: the weights are not there, or cannot be downloaded.
+        DataError: the weights' file is damaged, or nothing in it fits.
+
+    Example:
+        >>> import torch
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> space = LabelSpace([Group("tags", ["cat", "dog"])])
+        >>> model = create_model("small_cnn", space, image_size=32)
+        >>> model(torch.zeros(4, 3, 32, 32, dtype=torch.uint8)).shape
+        torch.Size([4, 2])
+    """
+    name = backbone if isinstance(backbone, str) else None
+    if name is not None:
+        resolve(name, BACKBONES, "backbone")  # first, so that a slip in the name is not taken for unknown weights
+    source = None if weights is None else find_weights(weights, name)
+    usual_mean, usual_std = usual_statistics(name, source)
+    config = ModelConfig(
+        backbone=name,
+        head=head,
+        dropout=dropout,
+        hidden=hidden,
+        in_channels=in_channels,
+        image_size=as_image_size(image_size),
+        mean=as_channels(mean, usual_mean, in_channels),
+        std=as_channels(std, usual_std, in_channels),
+    )
+    path = fetch_weights(source) if isinstance(source, WeightsEnum) else source
+    model = _build(config, space, backbone)
+    if path is not None:
+        model.load_report = load_weights(model.backbone, path)
+    return model
+
+
+def from_config(config: Mapping[str, Any], space: LabelSpace, *, backbone: nn.Module | None = None) -> Classifier:
+    """Return the classifier that `Classifier.config` described, with weights at a random start.
+
+    The description may come from a stranger's file: every key and value is checked, and names resolve only in the
+    tables of this package.
+
+    Args:
+        config: What `Classifier.config` gave.
+        space: The labels.
+        backbone: The module, where the described model was made with one of the user's.
+
+    Raises:
+        DataError: not such a description.
+        ValueError: a module is wanted and none given, or given and not wanted.
+
+    Example:
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> space = LabelSpace([Group("tags", ["cat", "dog"])])
+        >>> model = create_model("small_cnn", space, head="mlp", image_size=32)
+        >>> from_config(model.config, space).config == model.config
+        True
+    """
+    checked = ModelConfig.from_dict(config)
+    if checked.backbone is None and backbone is None:
+        raise ValueError("the model was made with a backbone module of its user's; pass such a module as backbone=")
+    if checked.backbone is not None and backbone is not None:
+        raise ValueError(f"the model's backbone is {checked.backbone!r}; backbone= is for models made with a module")
+    if backbone is not None:
+        return _build(checked, space, backbone)
+    try:
+        return _build(checked, space, checked.backbone)
+    except ValueError as error:
+        raise DataError(f"not a model's description: {error}") from error
+
+
+def _build(config: ModelConfig, space: LabelSpace, backbone: str | nn.Module | None) -> Classifier:
+    if config.backbone is not None:
+        backbone = create_backbone(config.backbone, in_channels=config.in_channels, image_size=config.image_size)
+    if not isinstance(backbone, nn.Module):
+        raise TypeError(f"backbone must be a name or a torch.nn.Module; got {type(backbone).__name__}")
+    return Classifier(backbone, space, config)

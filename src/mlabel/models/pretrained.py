@@ -1,0 +1,310 @@
+"""Pretrained weights: found by torchvision's names or in a file, and put into a backbone with a report.
+
+Nothing here runs code from a file: safetensors, or state dicts through PyTorch's reader of tensors only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+import torchvision.models
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+from torchvision.models import WeightsEnum
+
+from mlabel._checks import DataError, suggest
+from mlabel.models.backbones import HALF_NORMALISED, find_first_convolution
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+logger = logging.getLogger("mlabel.models")
+
+_FILE_ENDINGS = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar"})
+
+# Where training scripts keep the state dict inside what they save, and what wrappers put before its keys.
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("", "module.", "backbone.", "_orig_mod.", "module.backbone.", "_orig_mod.backbone.", "model.")
+
+# Names of classification layers, auxiliary ones too, which belong to the file's own classes.
+_CLASSIFIERS = ("fc.", "_fc.", "classifier.", "head.", "heads.", "aux1.", "aux2.", "AuxLogits.")
+
+# torchvision's DenseNet files are from a time when module names could hold dots.
+_OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of every entry of a weights file, and of every weight of the network.
+
+    Attributes:
+        source: The file.
+        loaded: Keys taken over, those of `adapted` too.
+        adapted: Keys taken over in another shape: RGB weights added up to one channel, position tables resized.
+        missing: Keys of the network that the file lacks; they keep their random start.
+        reshaped: Keys whose shape in the file is another one; they keep their random start.
+        unexpected: Keys of the file that the network lacks.
+        skipped: Keys of the file's own classification layer, which a new head stands in for.
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    adapted: tuple[str, ...]
+    missing: tuple[str, ...]
+    reshaped: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every weight of the network came from the file, and nothing in the file was left over."""
+        return not (self.missing or self.reshaped or self.unexpected)
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} entries loaded from {self.source}"]
+        for what in ("adapted", "missing", "reshaped", "unexpected", "skipped"):
+            keys = getattr(self, what)
+            if keys:
+                parts.append(f"{len(keys)} {what} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})")
+        return "; ".join(parts)
+
+
+def find_weights(weights: str | Path | WeightsEnum, backbone: str | None) -> Path | WeightsEnum:
+    """Return what `weights` stands for: a file, or an entry of torchvision's table for `backbone`.
+
+    Args:
+        weights: A name such as "DEFAULT" or "IMAGENET1K_V2", or the path of a file.
+        backbone: The backbone's name; None for a module of the user's, which has files only.
+
+    Raises:
+        ValueError: neither a name of that table nor a path.
+        FileNotFoundError: a path at which there is no file.
+    """
+    table = _weights_table(backbone)
+    if isinstance(weights, WeightsEnum):
+        if weights not in table.values():
+            raise ValueError(f"{weights!r} is not for backbone {backbone!r}; {suggest(weights.name, table)}")
+        return weights
+    if isinstance(weights, str) and weights in table:
+        return table[weights]
+    path = Path(weights)
+    if path.exists():
+        return path
+    if isinstance(weights, Path) or len(path.parts) > 1 or path.suffix.lower() in _FILE_ENDINGS:
+        raise FileNotFoundError(f"weights: there is no file {path}")
+    raise ValueError(
+        f"unknown weights {weights!r} for backbone {backbone or 'of your own'!r}, and no file of that name; "
+        f"{suggest(weights, table) if table else 'give the path of a file'}"
+    )
+
+
+def usual_statistics(
+    backbone: str | None, weights: Path | WeightsEnum | None
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Return mean and std of RGB images in [0, 1] for a backbone: its weights' own, its own, or else ImageNet's."""
+    if backbone in HALF_NORMALISED:
+        # torchvision renormalises inside these two networks when they are pretrained (`transform_input`, left off
+        # here), so that what its table says for them is not what their first convolution was trained with.
+        return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    if isinstance(weights, WeightsEnum):
+        transforms = weights.transforms()
+        return transforms.mean, transforms.std
+    return IMAGENET_MEAN, IMAGENET_STD
+
+
+def fetch_weights(entry: WeightsEnum) -> Path:
+    """Return the file of torchvision's weights `entry`, in the cache of torch.hub, downloaded if it is not there.
+
+    Raises:
+        FileNotFoundError: it is not there and cannot be downloaded; the message says where it belongs.
+        DataError: the SHA-256 of the file does not begin as its name says.
+    """
+    url = entry.url
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    hash_start = _hash_start(path)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), hash_start or None, progress=True)
+        except RuntimeError as error:
+            raise DataError(f"{url}: what was downloaded is not what its name promises: {error}") from error
+        except OSError as error:
+            raise FileNotFoundError(
+                f"weights {entry.name} of {type(entry).__name__} are not at {path} and could not be downloaded from "
+                f"{url} ({error}). Download that address where there is a network and put the file at {path}, or give "
+                "weights= the path of a file"
+            ) from error
+    elif not _sha256(path).startswith(hash_start):
+        raise DataError(f"{path}: its SHA-256 does not begin with {hash_start}; delete it and download {url} again")
+    return path
+
+
+def load_weights(module: nn.Module, path: str | Path) -> LoadReport:
+    """Put the weights of a file into `module`, and return what became of each entry.
+
+    The file's own classification layer is skipped. Where the first convolution of `module` takes one channel and the
+    file's three, its weights are added up; a position table of another size is resized. The report is logged too, as
+    a warning where it is not complete.
+
+    Args:
+        module: A backbone; changed in place, whole or not at all.
+        path: A safetensors file, or a state dict written with `torch.save`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        DataError: the file is damaged, holds something else than tensors, weights that are not finite or of another
+            kind of number, or nothing that fits.
+    """
+    path = Path(path)
+    report = _copy_state(module, read_state_dict(path), str(path))
+    logger.log(logging.INFO if report.complete else logging.WARNING, "%s", report)
+    return report
+
+
+def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a weights file by name, on the CPU; no code from the file is run.
+
+    Raises:
+        FileNotFoundError: no such file.
+        DataError: not a regular file, damaged, or holding Python objects.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"weights: there is no file {path}")
+    if not path.is_file():
+        raise DataError(f"{path}: weights must be a regular file")
+    if path.suffix.lower() == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise DataError(f"{path}: not a safetensors file, or a damaged one: {error}") from error
+    return _unwrap(_read_pickled(path), path)
+
+
+def _read_pickled(path: Path) -> Any:
+    with path.open("rb") as stream:
+        is_zip = stream.read(4) == b"PK\x03\x04"
+    try:
+        # Only the zip layout can be memory-mapped, which keeps a large file from being held twice.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except pickle.UnpicklingError as error:
+        raise DataError(
+            f"{path}: not a file of tensors. Files with other Python objects are refused, since reading those can run "
+            f"code. Save the model's state_dict() alone, best as safetensors. ({str(error).splitlines()[0][:200]})"
+        ) from error
+    except Exception as error:  # a damaged file can fail anywhere inside the reader
+        raise DataError(f"{path}: not a state dict, or a damaged one: {error}") from error
+
+
+def _unwrap(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    for name in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+            break
+    if not isinstance(content, Mapping):
+        raise DataError(f"{path}: a state dict (names to tensors) was wanted; got {type(content).__name__}")
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise DataError(f"{path}: no tensors in it; its keys are {[str(key) for key in content][:5]}")
+    return tensors
+
+
+def _copy_state(module: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> LoadReport:
+    own = module.state_dict()
+    state = _match_names(own, state)
+    fitted = {key: _fit(module, key, state[key], own[key]) for key in own if key in state}
+    good = {key: tensor for key, tensor in fitted.items() if tensor is not None}
+    if not any(own[key].ndim for key in good):
+        raise DataError(
+            f"{source}: nothing in it fits the network. The file has {_sample(state)}; the network has {_sample(own)}"
+        )
+    for key, tensor in good.items():
+        _check_values(key, tensor, own[key], source)
+    with torch.no_grad():
+        for key, tensor in good.items():
+            own[key].copy_(tensor)
+    extra = [key for key in state if key not in own]
+    return LoadReport(
+        source=source,
+        loaded=tuple(good),
+        adapted=tuple(key for key, tensor in good.items() if tensor.shape != state[key].shape),
+        # Files from before batch norms counted their batches lack the counter, which nothing here uses.
+        missing=tuple(key for key in own if key not in state and not key.endswith("num_batches_tracked")),
+        reshaped=tuple(key for key, tensor in fitted.items() if tensor is None),
+        unexpected=tuple(key for key in extra if not key.startswith(_CLASSIFIERS)),
+        skipped=tuple(key for key in extra if key.startswith(_CLASSIFIERS)),
+    )
+
+
+def _match_names(own: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return `state` without the prefix that hides most names of the network, old names made new."""
+
+    def strip(prefix: str) -> dict[str, torch.Tensor]:
+        return {_OLD_DENSENET.sub(r"\1\2", key.removeprefix(prefix)): tensor for key, tensor in state.items()}
+
+    return max((strip(prefix) for prefix in _PREFIXES), key=lambda names: sum(key in own for key in names))
+
+
+def _fit(module: nn.Module, key: str, tensor: torch.Tensor, own: torch.Tensor) -> torch.Tensor | None:
+    """Return `tensor` in the shape of `own`, or None where it cannot be brought into it."""
+    if tensor.shape == own.shape:
+        return tensor
+    if key.endswith("pos_embedding"):
+        return _resize_positions(tensor, own)
+    rgb = (own.shape[0], 3, *own.shape[2:]) if own.ndim == 4 else None
+    if tensor.shape == rgb and own.shape[1] == 1 and key == f"{find_first_convolution(module)[0]}.weight":
+        return tensor.float().sum(dim=1, keepdim=True)
+    return None
+
+
+def _resize_positions(tensor: torch.Tensor, own: torch.Tensor) -> torch.Tensor | None:
+    """Return a vision transformer's position table (1, 1 + g x g, D) for another grid, bicubic; None if it is none."""
+    if tensor.ndim != 3 or tensor.shape[::2] != own.shape[::2] or not tensor.is_floating_point():
+        return None
+    grid, own_grid = (math.isqrt(table.shape[1] - 1) for table in (tensor, own))
+    if grid**2 + 1 != tensor.shape[1] or own_grid**2 + 1 != own.shape[1]:
+        return None
+    first, rest = tensor[:, :1].float(), tensor[:, 1:].float()
+    image = rest.transpose(1, 2).unflatten(2, (grid, grid))
+    image = F.interpolate(image, size=(own_grid, own_grid), mode="bicubic", align_corners=True)
+    return torch.cat([first, image.flatten(2).transpose(1, 2)], dim=1)
+
+
+def _check_values(key: str, tensor: torch.Tensor, own: torch.Tensor, source: str) -> None:
+    if tensor.is_floating_point() != own.is_floating_point():
+        raise DataError(f"{source}: {key} is {tensor.dtype}; the network wants {own.dtype}")
+    # torchvision itself offers a file of which one half is NaN (VGG16 IMAGENET1K_FEATURES).
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise DataError(f"{source}: {key} holds values that are not finite; choose other weights")
+
+
+def _weights_table(backbone: str | None) -> Mapping[str, WeightsEnum]:
+    if backbone is None or backbone not in torchvision.models.list_models(module=torchvision.models):
+        return {}
+    return dict(torchvision.models.get_model_weights(backbone).__members__)
+
+
+def _hash_start(path: Path) -> str:
+    found = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    return found.group(1) if found else ""
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sample(state: Mapping[str, torch.Tensor]) -> str:
+    return ", ".join(f"{key} {tuple(tensor.shape)}" for key, tensor in list(state.items())[:3])
