@@ -57,17 +57,40 @@ def total(*batches: Parts) -> Tensor:
     return torch.stack(groups).sum()
 
 
-def as_targets(targets: Any, logits: Tensor) -> Targets:
+def as_targets(targets: Any, logits: Tensor, known: Tensor | None = None) -> Targets:
     """Return targets (N, L) as a tensor on the logits' device, or as a canonical CSR array where they came sparse.
+
+    Values are checked on the CPU only: an accelerator would have to wait for the answer.
 
     Raises:
         TypeError: neither an array, a tensor nor a sparse matrix.
-        ValueError: another shape than the logits'.
+        ValueError: another shape than the logits', or a known target outside [0, 1].
     """
+    shape = shape_of(targets)
     found = _canonical(targets) if sp.issparse(targets) else as_tensor(targets, logits.device)
-    if tuple(found.shape) != tuple(logits.shape):
-        raise ValueError(f"targets must have the shape of the logits, {tuple(logits.shape)}; got {tuple(found.shape)}")
+    if shape != tuple(logits.shape):
+        raise ValueError(f"targets must have the shape of the logits, {tuple(logits.shape)}; got {shape}")
+    if logits.device.type == "cpu":
+        _check_range(found, known)
     return found
+
+
+def _check_range(targets: Targets, known: Tensor | None) -> None:
+    values = targets if isinstance(targets, Tensor) else torch.from_numpy(targets.data)
+    if not values.numel() or values.dtype == torch.bool:
+        return
+    low, high = values.aminmax()
+    if not (low < 0 or high > 1):  # NaN passes: it may stand where nothing is known
+        return
+    dense = targets if isinstance(targets, Tensor) else torch.from_numpy(targets.toarray())
+    wrong = (dense < 0) | (dense > 1)
+    places = (wrong if known is None else wrong & known).nonzero()
+    if len(places):
+        row, column = places[0].tolist()
+        raise ValueError(
+            f"targets must be in [0, 1]; got {dense[row, column].item()} at row {row}, column {column}. "
+            "What is unknown is said by mask="
+        )
 
 
 def _canonical(targets: Any) -> sp.csr_array:
@@ -78,13 +101,21 @@ def _canonical(targets: Any) -> sp.csr_array:
     return matrix
 
 
+def shape_of(targets: Any) -> tuple[int, ...]:
+    """Return the shape of targets in any of their forms.
+
+    Raises:
+        TypeError: none of the forms.
+    """
+    if not (isinstance(targets, (Tensor, np.ndarray)) or sp.issparse(targets)):
+        came = type(targets).__name__
+        raise TypeError(f"targets must be a torch tensor, a NumPy array or a SciPy sparse matrix; got {came}")
+    return tuple(targets.shape)
+
+
 def as_tensor(targets: Any, device: torch.device) -> Tensor:
     """Return a tensor or NumPy array as a tensor on `device`."""
-    if isinstance(targets, np.ndarray):
-        targets = torch.from_numpy(targets)
-    if not isinstance(targets, Tensor):
-        raise TypeError(f"targets must be a torch tensor, a NumPy array or a SciPy sparse matrix; got {type(targets)}")
-    return targets.to(device)
+    return torch.as_tensor(targets).to(device)
 
 
 def as_dense(targets: Targets, logits: Tensor) -> Tensor:
@@ -123,7 +154,7 @@ def known_rows(targets: Any, mask: Any, device: torch.device) -> Tensor | None:
     A row is known where all its columns are, and one of them holds. Where targets are classes (N,), the mask is of
     that shape too.
     """
-    shape = tuple(targets.shape)
+    shape = shape_of(targets)
     known = as_known(mask, shape, device)
     if len(shape) == 1:
         return known

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlabel.losses.batch import ALL, Parts, as_dense, as_known, as_targets, count, known_rows, total
+from mlabel.losses.batch import ALL, Parts, as_dense, as_known, as_targets, count, known_rows, shape_of, total
 from mlabel.losses.functional import promote
 
 
@@ -42,8 +42,8 @@ class ForeignLoss(nn.Module):
 
     def parts(self, logits: Tensor, targets: Any, mask: Any = None) -> Parts:
         """Return {"all": (mean x denominator, denominator)}, the denominator being known rows or entries."""
-        found = as_targets(targets, logits)
-        known = self._known(found, mask, logits.device)
+        known = self._known(targets, mask, logits.device)
+        found = as_targets(targets, logits, known[:, None] if self.exclusive and known is not None else known)
         x, t = promote(logits), as_dense(found, logits)
         value = self._of_rows(x, t, known) if self.exclusive else self._of_entries(x, t, known)
         return {ALL: (value, self._denominator(found, known, logits.device))}
@@ -56,10 +56,11 @@ class ForeignLoss(nn.Module):
     def _known(self, targets: Any, mask: Any, device: torch.device) -> Tensor | None:
         if self.exclusive:
             return known_rows(targets, mask, device)
-        return as_known(mask, tuple(targets.shape), device)
+        return as_known(mask, shape_of(targets), device)
 
     def _denominator(self, targets: Any, known: Tensor | None, device: torch.device) -> Tensor:
-        return count(known, tuple(targets.shape[:1] if self.exclusive else targets.shape), device)
+        shape = shape_of(targets)
+        return count(known, shape[:1] if self.exclusive else shape, device)
 
     def _of_rows(self, x: Tensor, t: Tensor, known: Tensor | None) -> Tensor:
         """Return the mean loss of the known rows times their number."""

@@ -25,7 +25,7 @@ Terms = tuple[Tensor, Tensor]
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the binary cross-entropy of each entry.
 
-    L+ = -log p and L- = -log(1 - p).
+    L+ = -log p and L- = -log(1 - p). Small losses keep their digits, as the two terms are never subtracted.
 
     Args:
         logits: Real numbers (N, L).
@@ -39,7 +39,7 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         tensor([[6.9315e-01, 6.0000e+04]])
     """
     x, t = _same_shape(logits, targets)
-    return F.binary_cross_entropy_with_logits(x, t, reduction="none")
+    return _blend(_cross_entropy_terms(x), t)
 
 
 def focal(

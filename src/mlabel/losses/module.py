@@ -27,6 +27,7 @@ from mlabel.losses.batch import (
     as_tensor,
     count,
     known_rows,
+    shape_of,
     total,
 )
 from mlabel.losses.foreign import ForeignLoss
@@ -116,7 +117,9 @@ class Loss(nn.Module):
         if self.kernel is not None and not torch.compiler.is_compiling():
             negative: Any = 1.0 if self.weight is None else self._factor(self.weight, logits)
             positive = negative if self.pos_weight is None else negative * self._factor(self.pos_weight, logits)
-            value = weighted_sum(self.kernel, logits, Entries(as_targets(targets, logits), known, positive, negative))
+            value = weighted_sum(
+                self.kernel, logits, Entries(as_targets(targets, logits, known), known, positive, negative)
+            )
         else:
             value = self._entries(logits, targets, known).sum()
         return {ALL: (value, self._denominator(targets, known, logits.device))}
@@ -135,26 +138,28 @@ class Loss(nn.Module):
         """Return the known entries (N, L), for `cross_entropy` the known rows (N,); None where all are."""
         if self.over_classes:
             return known_rows(targets, mask, device)
-        return as_known(mask, tuple(targets.shape), device)
+        return as_known(mask, shape_of(targets), device)
 
     def _denominator(self, targets: Any, known: Tensor | None, device: torch.device) -> Tensor:
+        shape = shape_of(targets)
         if self.reduction == "mean":
-            return count(known, tuple(targets.shape[:1] if self.over_classes else targets.shape), device)
-        return count(None, (len(targets) if self.reduction == "batchmean" else 0,), device)
+            return count(known, shape[:1] if self.over_classes else shape, device)
+        return count(None, (shape[0] if self.reduction == "batchmean" else 0,), device)
 
     def _entries(self, logits: Tensor, targets: Any, known: Tensor | None) -> Tensor:
         """Return the weighted loss of each entry, 0 where unknown."""
-        x, t = functional.promote(logits), self._dense(targets, logits)
+        x, t = functional.promote(logits), self._dense(targets, logits, known)
         if known is not None:
             unknown = ~known[:, None] if self.over_classes else ~known
             x, t = x.masked_fill(unknown, 0.0), t.masked_fill(unknown if t.ndim == 2 else ~known, 0)
         values = self._over_classes(x, t) if self.over_classes else self._elementwise(x, t)
         return values if known is None else values.masked_fill(~known, 0.0)
 
-    def _dense(self, targets: Any, logits: Tensor) -> Tensor:
+    def _dense(self, targets: Any, logits: Tensor, known: Tensor | None) -> Tensor:
         if self.over_classes and len(targets.shape) == 1:
             return as_tensor(targets, logits.device)
-        return as_dense(as_targets(targets, logits), logits)
+        entries = known[:, None] if self.over_classes and known is not None else known
+        return as_dense(as_targets(targets, logits, entries), logits)
 
     def _over_classes(self, x: Tensor, t: Tensor) -> Tensor:
         return self.fn(x, t) if self.weight is None else self.fn(x, t, weight=self._factor(self.weight, x))
@@ -242,7 +247,8 @@ class PerGroup(nn.Module):
     def parts(self, logits: Tensor, targets: Any, mask: Any = None) -> Parts:
         """Return for each group its scale times its summed loss, and its denominator; see `total`."""
         self._check_columns(logits)
-        targets, mask = as_targets(targets, logits), as_known(mask, tuple(logits.shape), logits.device)
+        mask = as_known(mask, tuple(logits.shape), logits.device)
+        targets = as_targets(targets, logits, mask)
         # One split, whose gradient is one concatenation; a slice a group would each cost a whole gradient.
         columns = logits.split([len(group) for group in self.space.groups], dim=1)
         parts = {}
@@ -255,7 +261,7 @@ class PerGroup(nn.Module):
         """Return each group's denominator, int64: the second half of `parts`, which needs no logits."""
         self._check_columns(targets)
         device = targets.device if isinstance(targets, Tensor) else torch.device("cpu")
-        mask = as_known(mask, tuple(targets.shape), device)
+        mask = as_known(mask, shape_of(targets), device)
         found = {}
         for name, loss, span in self._each():
             found[name] = loss.denominators(targets[:, span], None if mask is None else mask[:, span])[ALL]
@@ -298,7 +304,7 @@ def _as_weight(values: Any, what: str) -> Tensor | None:
     array = to_numpy(values).astype(np.float64)
     if array.ndim > 1 or not (np.isfinite(array) & (array >= 0)).all():
         raise ValueError(f"{what} must be finite numbers of at least 0, one or (L,); got {values!r}")
-    return torch.from_numpy(array)
+    return torch.from_numpy(array.astype(np.float32))  # not every accelerator has float64
 
 
 def _check_scale(value: float, name: str) -> float:
