@@ -22,11 +22,41 @@ __version__ = "0.1.0"
 
 # Public name -> the module it lives in.
 _NAMES = {
+    "Classifier": "mlabel.models",
     "DataError": "mlabel._checks",
+    "Evaluation": "mlabel.metrics",
+    "Event": "mlabel.training",
     "Group": "mlabel.labels",
+    "ImageTable": "mlabel.data",
     "LabelSpace": "mlabel.labels",
+    "MultiHeadEncoder": "mlabel.encoders",
+    "MultiHotEncoder": "mlabel.encoders",
+    "Tagger": "mlabel.inference",
+    "Thresholds": "mlabel.decisions",
+    "TrainConfig": "mlabel.training",
+    "TrainState": "mlabel.training",
+    "create_model": "mlabel.models",
+    "evaluate": "mlabel.metrics",
+    "fit": "mlabel.training",
+    "fit_thresholds": "mlabel.decisions",
+    "train": "mlabel.training",
 }
-_MODULES = frozenset({"labels"})
+_MODULES = frozenset(
+    {
+        "data",
+        "decisions",
+        "encoders",
+        "inference",
+        "labels",
+        "losses",
+        "metrics",
+        "models",
+        "recipes",
+        "report",
+        "training",
+        "weights",
+    }
+)
 
 __all__ = ["__version__", *sorted(_NAMES), *sorted(_MODULES)]
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TextIO
 
 from mlabel._checks import resolve
-from mlabel.data import IMAGE_SUFFIXES
 from mlabel.inference.tagger import Prediction
 from mlabel.labels import LabelSpace
+
+# How the files of a folder are told from others; what they really hold is found when they are read.
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
 Writer = Callable[[TextIO, Iterable[Prediction], LabelSpace], int]
 
@@ -47,7 +49,9 @@ def find_images(sources: Sequence[str | Path]) -> list[str]:
     return found
 
 
-def write_predictions(file: TextIO, predictions: Iterable[Prediction], *, space: LabelSpace, format: str = "tsv") -> int:
+def write_predictions(
+    file: TextIO, predictions: Iterable[Prediction], *, space: LabelSpace, format: str = "tsv"
+) -> int:
     """Write predictions to an open text file as they come, and return how many there were.
 
     `tsv` and `csv` have the image and then one 0/1 column a label; `jsonl` has one object a line with `image`, `labels`
@@ -68,19 +72,21 @@ def write_predictions(file: TextIO, predictions: Iterable[Prediction], *, space:
 def _write_table(file: TextIO, predictions: Iterable[Prediction], space: LabelSpace, delimiter: str) -> int:
     writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
     writer.writerow(["image", *space.names])
-    number = 0
-    for number, prediction in enumerate(predictions, start=1):
+    written = 0
+    for prediction in predictions:
         writer.writerow([prediction.path, *prediction.decisions.astype(int).tolist()])
-    return number
+        written += 1
+    return written
 
 
 def _write_lines(file: TextIO, predictions: Iterable[Prediction], space: LabelSpace) -> int:
-    number = 0
-    for number, prediction in enumerate(predictions, start=1):
+    written = 0
+    for prediction in predictions:
         scores = {name: round(float(score), 6) for name, score in zip(space.names, prediction.scores, strict=True)}
         line = {"image": prediction.path, "labels": list(prediction.labels), "scores": scores}
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    return number
+        written += 1
+    return written
 
 
 FORMATS: dict[str, Writer] = {

@@ -10,7 +10,7 @@ from mlabel.training.checkpoint import (
     save_checkpoint,
 )
 from mlabel.training.config import OPTIMIZERS, PRECISIONS, SCHEDULES, TrainConfig
-from mlabel.training.loop import Interrupted, fit, train, write_history, write_run_config
+from mlabel.training.loop import Interrupted, fit, refuse_used, train, write_history, write_run_config
 from mlabel.training.optimisers import learning_rate, make_optimizer, resolve_precision
 from mlabel.training.scoring import TableScores, score_table
 from mlabel.training.state import Event, TrainState
@@ -36,6 +36,7 @@ __all__ = [
     "make_optimizer",
     "newest_checkpoint",
     "read_description",
+    "refuse_used",
     "resolve_precision",
     "save_checkpoint",
     "score_table",

@@ -152,7 +152,9 @@ def load_weights(checkpoint: str | Path, model: nn.Module) -> None:
         ValueError: its weights do not fit the model; the differences are listed.
     """
     _refuse_damaged(checkpoint)
-    _load_model(model, _read_tensors(Path(checkpoint) / "model.safetensors"), str(checkpoint))
+    weights = _read_tensors(Path(checkpoint) / "model.safetensors")
+    _check_weights(model, weights, str(checkpoint))
+    model.load_state_dict(weights)
 
 
 def read_description(checkpoint: str | Path) -> dict[str, Any]:
@@ -189,27 +191,26 @@ def load_checkpoint(
     state.config.check_continues(TrainConfig.from_dict(described["config"]))
     if not allow_changed_data:
         _check_data(described["data"], dict(data or {}))
-    optimizer = _join_optimizer(
-        _read_tensors(Path(checkpoint) / "optimizer.safetensors"), described["optimizer"], state.optimizer
-    )
-    _load_model(state.model, _read_tensors(Path(checkpoint) / "model.safetensors"), str(checkpoint))
-    state.optimizer.load_state_dict(optimizer)
+    weights = _read_tensors(Path(checkpoint) / "model.safetensors")
+    _check_weights(state.model, weights, str(checkpoint))
+    tensors = _read_tensors(Path(checkpoint) / "optimizer.safetensors")
+    state.optimizer.load_state_dict(_join_optimizer(tensors, described["optimizer"], state.optimizer))
     _match_layout(state.optimizer)
+    state.model.load_state_dict(weights)
     state.restore_counters(described["counters"])
 
 
 def _check_data(saved: dict[str, str], now: dict[str, str]) -> None:
-    differ = [
-        f"{k}: {saved.get(k)} saved, {now.get(k)} now" for k in sorted({*saved, *now}) if saved.get(k) != now.get(k)
-    ]
+    differ = [name for name in sorted({*saved, *now}) if saved.get(name) != now.get(name)]
     if differ:
+        shown = "; ".join(f"{name}: {saved.get(name)} saved, {now.get(name)} now" for name in differ)
         raise ValueError(
-            f"the data has changed since the checkpoint was saved (fingerprints of {'; '.join(differ)}); give the data it "
-            "was trained on, start in another run folder, or pass allow_changed_data=True"
+            f"the data has changed since the checkpoint was saved (fingerprints of {shown}); give the data it was "
+            "trained on, start in another run folder, or pass allow_changed_data=True"
         )
 
 
-def _load_model(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> None:
+def _check_weights(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> None:
     own = model.state_dict()
     differ = [f"{name} is missing" for name in own if name not in tensors]
     differ += [f"{name} is not in the model" for name in tensors if name not in own]
@@ -221,7 +222,6 @@ def _load_model(model: nn.Module, tensors: dict[str, torch.Tensor], source: str)
     if differ:
         more = f", and {len(differ) - 8} more" if len(differ) > 8 else ""
         raise ValueError(f"{source} holds another model: {'; '.join(differ[:8])}{more}")
-    model.load_state_dict(tensors)
 
 
 def _split_optimizer(saved: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -28,15 +28,15 @@ class TrainConfig:
         lr: Learning rate after the warm-up.
         weight_decay: As the optimiser defines it.
         momentum: Of `sgd`; the others do not use it.
-        schedule: `constant`; `cosine` (to 0 at the last step); `step` (times `decay` every `step_size` epochs); `plateau`
-            (times `decay` after `step_size` evaluations in which `monitor` did not improve).
+        schedule: `constant`; `cosine` (to 0 at the last step); `step` (times `decay` every `step_size` epochs);
+            `plateau` (times `decay` after `step_size` evaluations in which `monitor` did not improve).
         warmup_steps: Steps over which the learning rate rises linearly from 0, before the schedule begins.
         step_size: See `schedule`.
         decay: See `schedule`.
         precision: `fp32`; `bf16` or `fp16` (autocast, the latter with a loss scaler); `auto`: bf16 where the device
             computes in it, else fp16 on a GPU and fp32 on a CPU.
-        accumulate: Batches of one optimiser step. They are weighed by what is known in each, so that the step equals that
-            of one large batch (but for batch statistics).
+        accumulate: Batches of one optimiser step. They are weighed by what is known in each, so that the step equals
+            that of one large batch (but for batch statistics).
         clip_norm: The largest gradient norm; None: not clipped.
         patience: Evaluations without improvement after which training stops; None: never.
         monitor: What is best: `loss` (of validation) or a key of `Evaluation`, such as `map` or `macro_f1`.

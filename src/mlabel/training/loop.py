@@ -20,17 +20,19 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from mlabel._checks import resolve
 from mlabel._files import read_json, to_json, write_atomically
 from mlabel.data import Batch, ImageTable, Loader
-from mlabel.losses import as_loss
+from mlabel.losses import BatchLoss, as_loss
 from mlabel.metrics import evaluate
+from mlabel.metrics.evaluation import EXTRA_METRICS, METRICS
 from mlabel.models import Classifier
 from mlabel.training.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
 from mlabel.training.config import TrainConfig
 from mlabel.training.optimisers import learning_rate, make_optimizer, resolve_precision
 from mlabel.training.scoring import score_table
 from mlabel.training.state import Event, TrainState
-from mlabel.training.step import LossWithParts, train_step
+from mlabel.training.step import train_step
 
 _log = logging.getLogger(__name__)
 
@@ -59,8 +61,8 @@ def train(
 ) -> Generator[Event, None, None]:
     """Train `model`, yielding an `Event` after each step, evaluation and checkpoint, and one at the end.
 
-    Whoever iterates may stop at any event, log it, or steer through `event.state`. Order, augmentation and dropout follow
-    from the seed, the epoch and the step, so that a resumed training is the unbroken one.
+    Whoever iterates may stop at any event, log it, or steer through `event.state`. Order, augmentation and dropout
+    follow from the seed, the epoch and the step, so that a resumed training is the unbroken one.
 
     Args:
         model: Changed in place; it ends with its last weights.
@@ -69,15 +71,16 @@ def train(
         val_table: What `config.monitor` is measured on; None: nothing is measured, and no checkpoint is the best.
         config: The settings; None: the defaults.
         run_dir: Folder of checkpoints and history; None: nothing is written.
-        resume: `"auto"`: go on from the newest sound checkpoint of `run_dir`, or begin; a checkpoint's folder: go on from
-            there; None: begin, and refuse a `run_dir` that already holds checkpoints.
+        resume: `"auto"`: go on from the newest sound checkpoint of `run_dir`, or begin; a checkpoint's folder: go on
+            from there; None: begin, and refuse a `run_dir` that already holds checkpoints.
         allow_changed_data: Go on although a table is not the one the checkpoint was trained on.
         device: None: a GPU if there is one, else the CPU.
 
     Raises:
         ValueError: an empty table, other label spaces, or a checkpoint that does not fit.
         FileExistsError: `run_dir` holds a training and `resume` is None.
-        RuntimeError: ten steps in a row had a loss or gradient that was not finite, or another training holds `run_dir`.
+        RuntimeError: ten steps in a row had a loss or gradient that was not finite, or another training holds
+            `run_dir`.
 
     Example:
         >>> for event in train(model, loss, train_table, val_table):  # doctest: +SKIP
@@ -86,6 +89,7 @@ def train(
     """
     config = config or TrainConfig()
     _check_tables(model, train_table, val_table)
+    _check_monitor(config.monitor, model)
     if resume is not None and run_dir is None:
         raise ValueError("resume needs run_dir, the folder of the run to go on with")
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"), memory_format=torch.channels_last)
@@ -110,8 +114,8 @@ def fit(
     """Train `model` to the end and return the history, one dictionary an evaluation.
 
     The model is left with its last weights; the best are in the checkpoint that the file `best` of the run names
-    (`mlabel.training.load_weights(best_checkpoint(run_dir), model)`). SIGINT and SIGTERM save a checkpoint after the step
-    under way and end the process with code 130 or 143; a second signal ends it at once.
+    (`mlabel.training.load_weights(best_checkpoint(run_dir), model)`). SIGINT and SIGTERM save a checkpoint after the
+    step under way and end the process with code 130 or 143; a second signal ends it at once.
 
     Args:
         progress: `bar`: a progress bar on stderr; `none`: nothing is shown.
@@ -152,7 +156,7 @@ class _Training:
     def __init__(
         self,
         model: Classifier,
-        loss: LossWithParts,
+        loss: BatchLoss,
         train_table: ImageTable,
         val_table: ImageTable | None,
         config: TrainConfig,
@@ -183,7 +187,9 @@ class _Training:
         )
         self.steps_per_epoch = -(-len(self.loader) // config.accumulate)
 
-    def run(self, run_dir: Path | None, resume: str | Path | None, allow_changed_data: bool) -> Generator[Event, None, None]:
+    def run(
+        self, run_dir: Path | None, resume: str | Path | None, allow_changed_data: bool
+    ) -> Generator[Event, None, None]:
         state = self.state
         with _lock(run_dir):
             self._begin(run_dir, resume, allow_changed_data)
@@ -197,14 +203,11 @@ class _Training:
     def _begin(self, run_dir: Path | None, resume: str | Path | None, allow_changed_data: bool) -> None:
         if run_dir is None:
             return
+        refuse_used(run_dir, resume)
         checkpoint = newest_checkpoint(run_dir) if resume == "auto" else resume
         if checkpoint is not None:
             load_checkpoint(checkpoint, self.state, data=self.data, allow_changed_data=allow_changed_data)
             _log.info("going on from %s", checkpoint)
-        elif resume is None and list_checkpoints(run_dir):
-            raise FileExistsError(
-                f"{run_dir} already holds a training; go on with it by resume='auto', or choose another folder"
-            )
         write_run_config(run_dir, train=self.config.to_dict(), model=self.state.model.config)
         self.state.model.space.save(run_dir / "labels.json")
         write_history(run_dir / "history.csv", self.state.history)
@@ -235,7 +238,7 @@ class _Training:
         state = self.state
         rate = learning_rate(self.config, state.step - state.skipped, self.steps_per_epoch)
         result = train_step(state, self.loss, batches, precision=self.precision, learning_rate=rate)
-        state.batch += len(batches)
+        state.batch = batches[-1].number + 1
         if not result.finite:
             _log.warning("step %d: loss or gradient not finite; the step changed nothing", state.step)
         if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
@@ -279,7 +282,8 @@ class _Training:
             num_workers=config.num_workers,
             precision=self.precision,
         )
-        result = evaluate(scores.probabilities, table.targets, mask=table.unknown, space=model.space)
+        include = [config.monitor] if config.monitor in EXTRA_METRICS else []
+        result = evaluate(scores.probabilities, table.targets, mask=table.unknown, space=model.space, include=include)
         kept = dict.fromkeys((*HISTORY_METRICS, config.monitor))
         measured = {f"val_{name}": float(result[name]) for name in kept if name != "loss"}
         return {"val_loss": scores.loss, **measured}
@@ -287,6 +291,15 @@ class _Training:
     def _save(self, run_dir: Path) -> Event:
         save_checkpoint(self.state, run_dir, data=self.data)
         return Event.of("checkpoint", self.state)
+
+
+def refuse_used(run_dir: str | Path, resume: str | Path | None) -> None:
+    """Raise FileExistsError where `run_dir` holds a training that is not to be resumed."""
+    if resume is None and list_checkpoints(run_dir):
+        raise FileExistsError(
+            f"{run_dir} already holds a training; go on with it by resume='auto' (--resume auto), or choose another "
+            "folder"
+        )
 
 
 def write_run_config(run_dir: str | Path, **sections: Mapping[str, Any]) -> None:
@@ -319,6 +332,12 @@ def _check_tables(model: Classifier, train_table: ImageTable, val_table: ImageTa
         model.space.check_same(table.space, f"the {name} table")
 
 
+def _check_monitor(monitor: str, model: Classifier) -> None:
+    groups = model.space.exclusive_groups
+    of_groups = [f"{group.name}.{key}" for group in groups for key in ("accuracy", "mean_class_accuracy")]
+    resolve(monitor, dict.fromkeys(["loss", *METRICS, *EXTRA_METRICS, *of_groups]), "monitor")
+
+
 def _fingerprints(train_table: ImageTable, val_table: ImageTable | None) -> dict[str, str]:
     tables = {"train": train_table} if val_table is None else {"train": train_table, "val": val_table}
     return {name: table.fingerprint for name, table in tables.items()}
@@ -335,7 +354,9 @@ def _lock(run_dir: Path | None) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RuntimeError(f"another training is running in {run_dir}; wait for it, or choose another folder") from None
+            raise RuntimeError(
+                f"another training is running in {run_dir}; wait for it, or choose another folder"
+            ) from None
         yield
 
 

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from mlabel.data import Batch, ImageTable, Loader
+from mlabel.losses import BatchLoss
 from mlabel.models import Classifier
 from mlabel.training.optimisers import resolve_precision
-from mlabel.training.step import LossWithParts, forward
+from mlabel.training.step import forward
 
 Progress = Callable[[Iterable[Batch], int, str], Iterable[Batch]]
 
@@ -40,7 +41,7 @@ class TableScores:
 def score_table(
     model: Classifier,
     table: ImageTable,
-    loss: LossWithParts | None = None,
+    loss: BatchLoss | None = None,
     *,
     batch_size: int = 64,
     num_workers: int = 0,
@@ -101,7 +102,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def _merge(sums: dict[str, list[float]], loss: LossWithParts | None, logits: torch.Tensor, batch: Batch) -> None:
+def _merge(sums: dict[str, list[float]], loss: BatchLoss | None, logits: torch.Tensor, batch: Batch) -> None:
     if loss is None:
         return
     for group, (total, denominator) in loss.parts(logits, batch.targets, batch.mask).items():

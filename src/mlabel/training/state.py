@@ -74,7 +74,7 @@ class TrainState:
     @property
     def train_loss(self) -> float:
         """The mean training loss since the last evaluation; NaN before the first step."""
-        terms = [total / denominator for total, denominator in self.running.values() if denominator]
+        terms = [total / max(denominator, 1.0) for total, denominator in self.running.values()]
         return float(sum(terms)) if terms else math.nan
 
     def add_loss(self, parts: dict[str, tuple[float, float]]) -> None:

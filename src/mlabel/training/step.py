@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import nn
 
 from mlabel.data import Batch
+from mlabel.losses import BatchLoss
 from mlabel.training.state import TrainState
 
-Parts = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
-
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class LossWithParts(Protocol):
-    """A loss that tells sum and denominator of each group, so that batches can be merged exactly."""
-
-    def parts(self, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor | None = None) -> Parts:
-        """Return {group: (sum, denominator)}; the loss is the sum over groups of sum / denominator."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -49,12 +39,12 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def train_step(
-    state: TrainState, loss: LossWithParts, batches: Sequence[Batch], *, precision: str, learning_rate: float
+    state: TrainState, loss: BatchLoss, batches: Sequence[Batch], *, precision: str, learning_rate: float
 ) -> StepResult:
     """Do one optimiser step over `batches`, weighed as if they were one batch, and return its loss.
 
-    Dropout follows from (seed, step) alone: torch's global generator is seeded here. Where the loss or a gradient is not
-    finite, weights, optimiser and buffers (batch-norm statistics) stay as they were.
+    Dropout follows from (seed, step) alone: torch's global generator is seeded here. Where the loss or a gradient is
+    not finite, weights, optimiser and buffers (batch-norm statistics) stay as they were.
 
     Args:
         state: The training; its model, optimiser, scaler and counters change.
@@ -68,7 +58,7 @@ def train_step(
         group["lr"] = learning_rate * state.lr_scale
     restore_buffers = _remember_buffers(state.model)
     parts = _backward(state, loss, [batch.to(state.device) for batch in batches], precision)
-    value = sum(total / denominator for total, denominator in parts.values() if denominator)
+    value = sum(total / max(denominator, 1.0) for total, denominator in parts.values())
     finite = math.isfinite(value) and _apply(state)
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
@@ -90,34 +80,28 @@ def forward(model: nn.Module, batch: Batch, precision: str) -> torch.Tensor:
 
 
 def _backward(
-    state: TrainState, loss: LossWithParts, batches: Sequence[Batch], precision: str
+    state: TrainState, loss: BatchLoss, batches: Sequence[Batch], precision: str
 ) -> dict[str, tuple[float, float]]:
     """Leave the gradient of the batches' common loss in the parameters; return its sums and denominators."""
-    whole = _denominators(loss, batches, state) if len(batches) > 1 else None
+    whole = _denominators(loss, batches)
     merged: dict[str, tuple[float, float]] = {}
     for batch in batches:
         parts = loss.parts(forward(state.model, batch, precision), batch.targets, batch.mask)
-        terms = [
-            # A group of which nothing is known has sum 0 and denominator 0, and adds 0.
-            total / (denominator.clamp(min=1) if whole is None else max(whole[group], 1.0))
-            for group, (total, denominator) in parts.items()
-        ]
+        terms = [value / whole[group] for group, (value, _) in parts.items()]
         state.scaler.scale(torch.stack(terms).sum()).backward()
-        for group, (total, denominator) in parts.items():
+        for group, (value, denominator) in parts.items():
             held = merged.get(group, (0.0, 0.0))
-            merged[group] = (held[0] + float(total.detach()), held[1] + float(denominator))
+            merged[group] = (held[0] + float(value.detach()), held[1] + float(denominator))
     return merged
 
 
-def _denominators(loss: LossWithParts, batches: Sequence[Batch], state: TrainState) -> dict[str, float]:
-    """Return the denominator of each group over all batches, which follows from targets and masks alone."""
+def _denominators(loss: BatchLoss, batches: Sequence[Batch]) -> dict[str, float]:
+    """Return the denominator of each group over all batches; 1 where there is nothing to divide by."""
     whole: dict[str, float] = {}
-    with torch.no_grad():
-        for batch in batches:
-            logits = torch.zeros(batch.targets.shape, device=state.device)
-            for group, (_, denominator) in loss.parts(logits, batch.targets, batch.mask).items():
-                whole[group] = whole.get(group, 0.0) + float(denominator)
-    return whole
+    for batch in batches:
+        for group, denominator in loss.denominators(batch.targets, batch.mask).items():
+            whole[group] = whole.get(group, 0.0) + float(denominator)
+    return {group: max(value, 1.0) for group, value in whole.items()}
 
 
 def _apply(state: TrainState) -> bool:

@@ -1,0 +1,47 @@
+"""The demonstration: the whole way on scenes of handwritten digits, on a CPU, in less than a minute."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from mlabel.recipes.recipe import Recipe
+from mlabel.recipes.run import RunEvaluation, Say, run
+from mlabel.recipes.scenes import write_scenes
+from mlabel.training import TrainConfig
+from mlabel.training.scoring import Progress, no_progress
+
+# What the demo runs; `data` is put in when the scenes are written.
+DEMO = Recipe(
+    reader="csv",
+    data="scenes/labels.csv",
+    reader_options={
+        "tags_column": "digits",
+        "separator": " ",
+        "exclusive": ["count"],
+        "partition_column": "partition",
+    },
+    backbone="small_cnn",
+    in_channels=1,
+    image_size=32,
+    loss="asymmetric",
+    train=TrainConfig(epochs=8, batch_size=64, lr=5e-3, schedule="cosine", warmup_steps=50, monitor="macro_f1"),
+)
+
+
+def demo(
+    run_dir: str | Path = "runs/demo", *, seed: int = 0, progress: Progress = no_progress, say: Say = print
+) -> RunEvaluation:
+    """Do the whole way on scenes composed from real handwritten digits, and return the evaluation of the test part.
+
+    A run that was interrupted goes on; one that is finished is evaluated again.
+
+    Args:
+        run_dir: The run's folder; the scenes go into its folder `scenes`.
+        seed: Of the scenes and of the training.
+        progress: See `run`.
+        say: Takes what a person should read on the way.
+    """
+    labels = write_scenes(Path(run_dir) / "scenes", seed=seed)
+    recipe = dataclasses.replace(DEMO, data=str(labels), train=dataclasses.replace(DEMO.train, seed=seed))
+    return run(recipe, run_dir, resume="auto", progress=progress, say=say)

@@ -1,0 +1,87 @@
+"""What a whole run is told: one frozen, checked, JSON-able value, and the presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlabel._checks import resolve, suggest
+from mlabel.data import READERS
+from mlabel.training import TrainConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run from annotation file to report.
+
+    Args:
+        reader: Name of the reader of the annotations, from `mlabel.data.READERS`.
+        data: The folder or file that it reads.
+        reader_options: Further arguments of the reader, such as `{"min_count": 50}`.
+        limit: Use this many images only, of each official part in proportion; None: all.
+        backbone: Name of the backbone, from `mlabel.models.list_models`.
+        head: Name of the head: `linear`, `mlp` or `multi`.
+        weights: Pretrained weights: a name of torchvision, such as `DEFAULT`, or a local file; None: none.
+        dropout: Dropout before the last linear layer.
+        hidden: Hidden features of the `mlp` head.
+        in_channels: 3 for colour, 1 for greyscale.
+        image_size: Pixels of a side; images are resized to this square.
+        loss: Name of the loss of the any-of groups, from `mlabel.losses`; exclusive groups get cross-entropy.
+        loss_options: Further arguments of the loss, such as `{"gamma_neg": 2.0}`.
+        weighting: Class weights from the training counts: a scheme of `mlabel.weights`; None: none.
+        objective: What the thresholds are fitted for: `f1` or `f_beta`.
+        scope: What has a threshold of its own: `label`, `group` or `global`.
+        train: The settings of the training.
+
+    Raises:
+        ValueError: an unknown reader, or an option that it does not have.
+
+    Example:
+        >>> Recipe("mirflickr", "photographs", backbone="resnet18").image_size
+        128
+    """
+
+    reader: str
+    data: str
+    reader_options: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+    backbone: str = "resnet18"
+    head: str = "linear"
+    weights: str | None = None
+    dropout: float = 0.0
+    hidden: int = 512
+    in_channels: int = 3
+    image_size: int = 128
+    loss: str = "binary_cross_entropy"
+    loss_options: Mapping[str, Any] = field(default_factory=dict)
+    weighting: str | None = None
+    objective: str = "f1"
+    scope: str = "label"
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        reader = resolve(self.reader, READERS, "reader")
+        known = [name for name, each in inspect.signature(reader).parameters.items() if each.kind is each.KEYWORD_ONLY]
+        for name in self.reader_options:
+            if name not in known:
+                raise ValueError(f"reader {self.reader!r} has no option {name!r}; {suggest(name, known)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as a dictionary for JSON; `from_dict` reads it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+        """Return the recipe that `to_dict` described.
+
+        Raises:
+            ValueError: an unknown name, or a value out of its range.
+        """
+        known = {each.name for each in dataclasses.fields(cls)}
+        for name in data:
+            if name not in known:
+                raise ValueError(f"unknown recipe setting {name!r}; {suggest(name, known)}")
+        return cls(**{**data, "train": TrainConfig.from_dict(data["train"])})

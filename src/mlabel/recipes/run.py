@@ -1,0 +1,357 @@
+"""The whole way: read, split, fit, calibrate, evaluate, bundle, report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlabel._checks import DataError, suggest
+from mlabel._files import read_json, to_json, write_atomically
+from mlabel.data import READERS, ImageDataset, ImageTable
+from mlabel.decisions import Thresholds, cross_fit_thresholds, fit_thresholds
+from mlabel.inference import save_bundle
+from mlabel.labels import LabelSpace, decide
+from mlabel.losses import create as create_loss
+from mlabel.metrics import Evaluation, comparison_table, evaluate
+from mlabel.models import Classifier, create_model, from_config
+from mlabel.recipes.recipe import Recipe
+from mlabel.report import plot_examples, write_report
+from mlabel.training import (
+    TableScores,
+    best_checkpoint,
+    fit,
+    load_weights,
+    newest_checkpoint,
+    read_description,
+    refuse_used,
+    score_table,
+    write_run_config,
+)
+from mlabel.training.scoring import Progress, no_progress
+
+Say = Callable[[str], None]
+EXAMPLES = 24  # images in the picture of a run
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """What a run's model is worth on one part.
+
+    Attributes:
+        part: The part it was measured on.
+        columns: Column title to `Evaluation`: `prior` (every image gets the labels' shares in the training part), one
+            at 0.5 or the threshold asked for, and `calibrated` where thresholds were fitted.
+        notes: What a reader of the figures must know, such as how the thresholds were fitted.
+        scores: Probabilities (N, L) float32 of the part.
+    """
+
+    part: str
+    columns: dict[str, Evaluation]
+    notes: tuple[str, ...]
+    scores: np.ndarray
+
+    def table(self) -> str:
+        """Return the metrics as text, one a line, with a column for each evaluation."""
+        return comparison_table(self.columns)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as plain values for JSON."""
+        columns = {title: result.to_dict() for title, result in self.columns.items()}
+        return {"part": self.part, "columns": columns, "notes": list(self.notes)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder with what belongs to it.
+
+    Attributes:
+        folder: The run's folder.
+        recipe: What it was told.
+        parts: Part name to table.
+        model: The model; fresh where the run was begun, with its best weights where it was opened.
+        progress: Wraps the batches that are scored; see `score_table`.
+    """
+
+    folder: Path
+    recipe: Recipe
+    parts: dict[str, ImageTable]
+    model: Classifier
+    progress: Progress = no_progress
+
+    @classmethod
+    def begin(cls, recipe: Recipe, folder: str | Path, *, progress: Progress = no_progress) -> Run:
+        """Read the data of `recipe`, make its model, and write the recipe into the folder's `config.json`.
+
+        Raises:
+            DataError: there is no training part; also see the reader and `create_model`.
+        """
+        folder = Path(folder)
+        recipe = dataclasses.replace(recipe, data=str(Path(recipe.data).resolve()))
+        table = read_table(recipe)
+        parts = table.parts()
+        if "train" not in parts:
+            raise DataError(f"{recipe.data}: there is no training part, only {sorted(parts)}")
+        model = create_model(
+            recipe.backbone,
+            table.space,
+            head=recipe.head,
+            weights=recipe.weights,
+            dropout=recipe.dropout,
+            hidden=recipe.hidden,
+            in_channels=recipe.in_channels,
+            image_size=recipe.image_size,
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(folder, recipe, parts, model, progress)
+
+    @classmethod
+    def open(cls, folder: str | Path, *, device: str | None = None, progress: Progress = no_progress) -> Run:
+        """Return the run of `folder` with its best weights.
+
+        Args:
+            folder: The run's.
+            device: None: a GPU if there is one, else the CPU.
+            progress: See `score_table`.
+
+        Raises:
+            FileNotFoundError: it holds no run, or no sound checkpoint.
+            DataError, ValueError: the data, or a file of the run, is not what it was.
+        """
+        folder = Path(folder)
+        path = folder / "config.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} is not a run: there is no config.json in it")
+        config = read_json(path)
+        if not {"recipe", "model"} <= set(config):
+            raise DataError(f"{path}: it has no recipe and model; this run was not begun by `mlabel train`")
+        recipe = Recipe.from_dict(config["recipe"])
+        model = from_config(config["model"], LabelSpace.load(folder / "labels.json"))
+        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"), memory_format=torch.channels_last)
+        run = cls(folder, recipe, read_table(recipe).parts(), model, progress)
+        run.load_best()
+        return run
+
+    def limited(self, limit: int | None) -> Run:
+        """Return the run with at most `limit` images in each part; None: as it is."""
+        if limit is None:
+            return self
+        return dataclasses.replace(self, parts={name: part.limit(limit) for name, part in self.parts.items()})
+
+    def load_best(self) -> None:
+        """Put the best weights of the run into its model.
+
+        Raises:
+            FileNotFoundError: the run has no sound checkpoint.
+        """
+        checkpoint = best_checkpoint(self.folder)
+        if checkpoint is None:
+            raise FileNotFoundError(f"{self.folder} holds no sound checkpoint; train it first")
+        load_weights(checkpoint, self.model)
+
+    def part_to_evaluate(self, wanted: str | None = None) -> tuple[str, tuple[str, ...]]:
+        """Return the name of the part to measure on, and a note where it is not the obvious one.
+
+        Raises:
+            ValueError: the wanted part is not there, or has no labels.
+        """
+        labelled = [name for name, part in self.parts.items() if part.known_counts.any()]
+        if wanted is not None:
+            if wanted not in labelled:
+                raise ValueError(f"there is no labelled part {wanted!r}; {suggest(wanted, labelled)}")
+            return wanted, ()
+        if "test" in labelled:
+            return "test", ()
+        why = "has no labels" if "test" in self.parts else "is missing"
+        return "val", (f"the test part {why}: these figures are of the validation part",)
+
+    def score(self, part: str) -> TableScores:
+        """Return what the model says of a part."""
+        config = self.recipe.train
+        return score_table(
+            self.model,
+            self.parts[part],
+            batch_size=config.batch_size,
+            num_workers=config.num_workers,
+            precision=config.precision,
+            progress=self.progress,
+        )
+
+    def calibrate(self, *, objective: str | None = None, scope: str | None = None) -> Thresholds | None:
+        """Fit thresholds on the validation part, write them into the run and its bundle, and return them.
+
+        Args:
+            objective: None: the recipe's.
+            scope: None: the recipe's.
+
+        Returns:
+            None where there is no labelled validation part; the bundle then has no thresholds.
+        """
+        recipe = dataclasses.replace(
+            self.recipe, objective=objective or self.recipe.objective, scope=scope or self.recipe.scope
+        )
+        val = self.parts.get("val")
+        thresholds = None
+        if val is not None and val.known_counts.any():
+            thresholds = fit_thresholds(self.score("val").probabilities, val.targets, **_fitting(recipe, val))
+            thresholds.save(self.folder / "thresholds.json")
+        write_run_config(self.folder, recipe=recipe.to_dict())
+        save_bundle(self.folder / "bundle", self.model, thresholds, counts=self.parts["train"].counts)
+        return thresholds
+
+    def evaluate(self, *, part: str | None = None, threshold: float = 0.5) -> RunEvaluation:
+        """Measure the model on a part, beside the prior, at `threshold` and at the calibrated thresholds.
+
+        On the validation part, where the thresholds were fitted, they are fitted anew on four fifths of it for each
+        fifth, so that no image helps to choose the thresholds it is judged by.
+
+        Args:
+            part: None: test where it has labels, else val.
+            threshold: Of the middle column.
+
+        Raises:
+            ValueError: the part is not there, or has no labels.
+        """
+        part, notes = self.part_to_evaluate(part)
+        table = self.parts[part]
+        known = {"mask": table.unknown, "space": table.space}
+        scores = self.score(part).probabilities
+        prior = np.broadcast_to(prior_scores(self.parts["train"]), scores.shape)
+        columns = {
+            "prior": evaluate(prior, table.targets, **known),
+            f"at {threshold:g}": evaluate(scores, table.targets, threshold, **known),
+        }
+        saved = self.folder / "thresholds.json"
+        if saved.exists() and part == "val":
+            levels, folds = cross_fit_thresholds(scores, table.targets, **_fitting(self.recipe, table))
+            columns["calibrated"] = evaluate(scores, table.targets, levels, folds=folds, **known)
+            notes = (*notes, "calibrated: cross-fitted, each fifth judged by thresholds fitted on the others")
+        elif saved.exists():
+            columns["calibrated"] = evaluate(scores, table.targets, Thresholds.load(saved, table.space), **known)
+        return RunEvaluation(part, columns, notes, scores)
+
+
+def run(
+    recipe: Recipe,
+    run_dir: str | Path,
+    *,
+    resume: str | None = None,
+    part: str | None = None,
+    device: str | None = None,
+    progress: Progress = no_progress,
+    say: Say = print,
+) -> RunEvaluation:
+    """Do a whole run in the folder `run_dir` and return its evaluation.
+
+    Args:
+        recipe: What to do.
+        run_dir: Where configuration, history, checkpoints, bundle and report go.
+        resume: `auto`, a checkpoint's folder, or None; see `mlabel.fit`.
+        part: The part to evaluate on; None: test where it has labels, else val.
+        device: None: a GPU if there is one, else the CPU.
+        progress: Wraps the batches that are scored; anything but `no_progress` also shows a bar in training.
+        say: Takes what a person should read on the way.
+
+    Raises:
+        DataError, FileNotFoundError, ValueError: see the reader, `create_model` and `fit`.
+    """
+    refuse_used(run_dir, resume)
+    work = Run.begin(recipe, run_dir, progress=progress)
+    for name, table in work.parts.items():
+        say(f"{name}: {table.summary()}")
+    train = work.parts["train"]
+    write_run_config(run_dir, recipe=work.recipe.to_dict())
+    fit(
+        work.model,
+        make_loss(recipe, train),
+        train,
+        work.parts.get("val"),
+        config=recipe.train,
+        run_dir=run_dir,
+        resume=resume,
+        device=device,
+        progress="none" if progress is no_progress else "bar",
+    )
+    work.load_best()
+    work.calibrate()
+    result = work.evaluate(part=part)
+    write_evaluation(work, result)
+    return result
+
+
+def read_table(recipe: Recipe) -> ImageTable:
+    """Return the table that a recipe's reader gives, limited as it says."""
+    table = READERS[recipe.reader](recipe.data, **recipe.reader_options)
+    return table if recipe.limit is None else table.limit(recipe.limit)
+
+
+def make_loss(recipe: Recipe, train: ImageTable) -> torch.nn.Module:
+    """Return the loss of a recipe, with class weights from the training table where it wants them."""
+    return create_loss(
+        recipe.loss,
+        space=train.space,
+        targets=train.targets,
+        unknown=train.unknown,
+        weighting=recipe.weighting,
+        options=recipe.loss_options,
+    )
+
+
+def prior_scores(train: ImageTable) -> np.ndarray:
+    """Return each label's share of the training images of which it is known (L,); 0 where it is never known."""
+    return (train.counts / np.maximum(train.known_counts, 1)).astype(np.float32)
+
+
+def write_evaluation(run: Run, result: RunEvaluation, *, next_command: str | None = None) -> Path:
+    """Write the figures of an evaluation, pictures and the page into the run's `report` folder; return the page.
+
+    Args:
+        run: The run.
+        result: What `run.evaluate` returned.
+        next_command: What the page says to type next; None: how to label images with the bundle.
+    """
+    folder = run.folder / "report"
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / f"metrics-{result.part}.json", to_json(result.to_dict()))
+    newest = newest_checkpoint(run.folder)
+    history = [] if newest is None else read_description(newest)["counters"]["history"]
+    return write_report(
+        folder,
+        title=f"{run.recipe.backbone} on {Path(run.recipe.data).name}, {result.part} part",
+        comparison=result.columns,
+        evaluation=result.best,
+        history=history,
+        pictures={"Examples": _draw_examples(run, result, folder / "examples.png")},
+        config=run.recipe.to_dict(),
+        notes=result.notes,
+        next_command=next_command or f"mlabel predict --bundle {run.folder / 'bundle'} IMAGE_OR_FOLDER",
+    )
+
+
+def _draw_examples(run: Run, result: RunEvaluation, path: Path) -> Path:
+    """Draw some images of the part with what holds and what was decided."""
+    table, model = run.parts[result.part], run.model
+    rows = np.sort(np.random.default_rng(0).permutation(len(table))[:EXAMPLES])
+    dataset = ImageDataset(table, image_size=model.image_size, channels=model.in_channels)
+    saved = run.folder / "thresholds.json"
+    levels = Thresholds.load(saved, table.space) if saved.exists() else 0.5
+    chosen = table[rows]
+    return plot_examples(
+        [dataset[int(row)][1].permute(1, 2, 0).numpy() for row in rows],
+        names=table.space.names,
+        scores=result.scores[rows],
+        targets=chosen.targets,
+        decisions=decide(result.scores[rows], levels, table.space),
+        mask=chosen.unknown,
+        titles=[str(each) for each in chosen.ids],
+        path=path,
+    )
+
+
+def _fitting(recipe: Recipe, table: ImageTable) -> Mapping[str, Any]:
+    return {"objective": recipe.objective, "scope": recipe.scope, "mask": table.unknown, "space": table.space}

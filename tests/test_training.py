@@ -1,0 +1,481 @@
+"""Training: resuming is exact, a bad step changes nothing, checkpoints are whole or refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from mlabel.data import ImageTable
+from mlabel.labels import Group, LabelSpace
+from mlabel.losses import as_loss, create
+from mlabel.models import Classifier, create_model
+from mlabel.training import (
+    TrainConfig,
+    best_checkpoint,
+    fit,
+    learning_rate,
+    list_checkpoints,
+    load_weights,
+    make_optimizer,
+    newest_checkpoint,
+    save_checkpoint,
+    score_table,
+    train,
+    train_step,
+)
+from mlabel.training.state import TrainState
+
+SPACE = LabelSpace([Group("tags", ["a", "b", "c"]), Group("kind", ["x", "y"], exclusive=True)])
+
+
+class Tiny(nn.Module):
+    """A user's backbone: one convolution, without batch statistics unless asked for."""
+
+    num_features = 8
+
+    def __init__(self, norm: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, stride=2)
+        self.norm = nn.BatchNorm2d(8) if norm else nn.Identity()
+        self.drop = nn.Dropout(0.2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.drop(self.norm(self.conv(images)).relu().mean((2, 3)))
+
+
+def make_model(norm: bool = True) -> Classifier:
+    torch.manual_seed(7)
+    return create_model(Tiny(norm), SPACE, image_size=12)
+
+
+def make_loss() -> nn.Module:
+    return create("asymmetric", space=SPACE)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    paths = []
+    for number in range(22):
+        path = folder / f"{number:03d}.png"
+        Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(path)
+        paths.append(path)
+    tags = rng.random((22, 3)) < 0.4
+    kind = np.eye(2)[rng.integers(0, 2, 22)]
+    kind[3] = 0  # of this one the kind is not known
+    return ImageTable(paths=paths, targets=np.hstack([tags, kind]).astype(np.uint8), space=SPACE)
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def assert_same_history(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> None:
+    assert json.dumps(first) == json.dumps(second)
+
+
+def whole(table: ImageTable, config: TrainConfig) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    model = make_model()
+    history = fit(model, make_loss(), table, table, config=config, progress="none")
+    return weights(model), history
+
+
+BASE: dict[str, Any] = {"epochs": 2, "batch_size": 4, "lr": 0.01, "precision": "fp32"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "adamw", "warmup_steps": 3},
+        {"optimizer": "sgd", "schedule": "step", "step_size": 1, "clip_norm": 0.5},
+        {"optimizer": "adam", "accumulate": 2, "precision": "bf16"},
+        {"optimizer": "adamax", "schedule": "plateau", "step_size": 1, "monitor": "loss"},
+        {"optimizer": "adadelta", "schedule": "constant", "eval_every": 2, "augment": "flip"},
+    ],
+    ids=lambda settings: settings["optimizer"],
+)
+@pytest.mark.parametrize("stop", [1, 3, 4, 5, 6, 8])
+def test_a_training_stopped_at_any_step_goes_on_as_if_it_had_not(
+    table: ImageTable, tmp_path: Path, settings: dict[str, Any], stop: int
+) -> None:
+    config = TrainConfig(**BASE | settings)
+    expected, expected_history = whole(table, config)
+    events = train(make_model(), make_loss(), table, table, config=config, run_dir=tmp_path)
+    for event in events:
+        if event.kind == "step" and event.step == stop:
+            save_checkpoint(event.state, tmp_path, data={"train": table.fingerprint, "val": table.fingerprint})
+            break
+    else:
+        pytest.skip("this training has fewer steps")
+    events.close()
+    model = make_model()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(9.0)  # whatever the new process began with must not matter
+    history = fit(model, make_loss(), table, table, config=config, run_dir=tmp_path, resume="auto", progress="none")
+    assert_same(weights(model), expected)
+    assert_same_history(history, expected_history)
+
+
+def test_the_number_of_workers_does_not_matter_before_or_after(table: ImageTable, tmp_path: Path) -> None:
+    settings = BASE | {"augment": "flip", "save_every": 2}
+    expected, expected_history = whole(table, TrainConfig(**settings))
+    two = TrainConfig(**settings, num_workers=2)
+    events = train(make_model(), make_loss(), table, table, config=two, run_dir=tmp_path)
+    assert next(event.step for event in events if event.kind == "checkpoint") == 2
+    events.close()
+    model = make_model()
+    history = fit(
+        model,
+        make_loss(),
+        table,
+        table,
+        config=TrainConfig(**settings),
+        run_dir=tmp_path,
+        resume="auto",
+        progress="none",
+    )
+    assert_same(weights(model), expected)
+    assert_same_history(history, expected_history)
+
+
+def test_more_epochs_of_a_constant_schedule_are_the_same_training(table: ImageTable, tmp_path: Path) -> None:
+    settings = BASE | {"schedule": "constant"}
+    expected, _ = whole(table, TrainConfig(**settings | {"epochs": 3}))
+    model = make_model()
+    fit(model, make_loss(), table, table, config=TrainConfig(**settings), run_dir=tmp_path, progress="none")
+    longer = TrainConfig(**settings | {"epochs": 3})
+    fit(model, make_loss(), table, table, config=longer, run_dir=tmp_path, resume="auto", progress="none")
+    assert_same(weights(model), expected)
+
+
+def test_a_finished_training_is_not_trained_again(table: ImageTable, tmp_path: Path) -> None:
+    config = TrainConfig(**BASE)
+    first = make_model()
+    history = fit(first, make_loss(), table, table, config=config, run_dir=tmp_path, progress="none")
+    second = make_model()
+    again = fit(second, make_loss(), table, table, config=config, run_dir=tmp_path, resume="auto", progress="none")
+    assert_same(weights(first), weights(second))
+    assert_same_history(history, again)
+
+
+def test_the_best_is_on_disk_and_the_last_in_the_model(table: ImageTable, tmp_path: Path) -> None:
+    config = TrainConfig(**BASE | {"epochs": 6, "lr": 3.0, "schedule": "constant", "monitor": "map"})
+    model = make_model()
+    history = fit(model, make_loss(), table, table, config=config, run_dir=tmp_path, progress="none")
+    best = max(history, key=lambda entry: entry["val_map"])
+    assert best not in history[-2:], "the case must be one where the best is not among the newest"
+    path = best_checkpoint(tmp_path)
+    assert path is not None
+    assert path.name == f"step-{best['step']:08d}"
+    last = weights(model)
+    load_weights(path, model)
+    assert not all(torch.equal(last[name], tensor) for name, tensor in model.state_dict().items())
+    scores = score_table(model, table, _as_loss(), batch_size=4, precision="fp32")
+    assert scores.loss == best["val_loss"]
+    assert len(list_checkpoints(tmp_path)) == 3  # the two newest and the best
+
+
+def _as_loss() -> Any:
+    return as_loss(make_loss(), SPACE)
+
+
+def test_patience_ends_training_and_stays_ended(table: ImageTable, tmp_path: Path) -> None:
+    config = TrainConfig(**BASE | {"epochs": 9, "lr": 1e-9, "patience": 2, "schedule": "constant"})
+    history = fit(make_model(norm=False), make_loss(), table, table, config=config, run_dir=tmp_path, progress="none")
+    assert len(history) == 3  # the first is the best, two without improvement follow
+    model = make_model(norm=False)
+    again = fit(model, make_loss(), table, table, config=config, run_dir=tmp_path, resume="auto", progress="none")
+    assert_same_history(history, again)
+
+
+def make_state(model: Classifier, **settings: Any) -> TrainState:
+    config = TrainConfig(**BASE | settings)
+    return TrainState(model, make_optimizer(model, config), torch.amp.GradScaler("cpu", enabled=False), config)
+
+
+def make_batch(table: ImageTable, rows: slice) -> Any:
+    from mlabel.data import Loader
+
+    return next(iter(Loader(table[rows], batch_size=len(table[rows]), image_size=12)))
+
+
+def test_accumulation_equals_the_large_batch(table: ImageTable) -> None:
+    # Unknown labels make the halves weigh differently, which a mean of means gets wrong.
+    halves = [make_batch(table, slice(0, 5)), make_batch(table, slice(5, 14))]
+    together = make_batch(table, slice(0, 14))
+    assert halves[0].mask is not None
+    results = []
+    for batches in (halves, [together]):
+        model = make_model(norm=False)
+        model.backbone.drop.p = 0.0
+        state = make_state(model, optimizer="sgd", momentum=0.0, weight_decay=0.0, lr=1.0)
+        result = train_step(state, _as_loss(), batches, precision="fp32", learning_rate=1.0)
+        results.append((result.loss, weights(model)))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-6)
+    for name, tensor in results[0][1].items():
+        torch.testing.assert_close(tensor, results[1][1][name], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_changes_nothing(table: ImageTable, where: str) -> None:
+    model = make_model()
+    state = make_state(model)
+    loss = _as_loss()
+    train_step(state, loss, [make_batch(table, slice(0, 8))], precision="fp32", learning_rate=0.1)
+    before, optimizer = weights(model), json.dumps(_plain(state.optimizer.state_dict()))
+
+    def broken(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        # The square root's slope at 0 is infinite, though its value is 0.
+        return logits * math.inf if where == "loss" else (logits - logits).abs().sqrt()
+
+    batch = make_batch(table, slice(8, 16))
+    result = train_step(state, as_loss(broken, SPACE), [batch], precision="fp32", learning_rate=0.1)
+    assert not result.finite
+    assert (state.skipped, state.skipped_in_a_row, state.step) == (1, 1, 2)
+    assert_same(before, weights(model))  # batch-norm statistics among them
+    assert json.dumps(_plain(state.optimizer.state_dict())) == optimizer
+
+
+def _plain(value: Any) -> Any:
+    if torch.is_tensor(value):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items() if key != "lr"}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def test_ten_bad_steps_in_a_row_stop_with_the_ids(table: ImageTable) -> None:
+    def broken(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return logits * math.nan
+
+    with pytest.raises(RuntimeError, match=r"10 steps in a row .* samples \['0\d\d'"):
+        fit(
+            make_model(),
+            broken,
+            table,
+            config=TrainConfig(**BASE | {"epochs": 9}),
+            progress="none",
+        )
+
+
+def test_learning_rates_by_hand() -> None:
+    def rates(**settings: Any) -> list[float]:
+        config = TrainConfig(**{"lr": 1.0, "epochs": 3, **settings})
+        return [round(learning_rate(config, step, 2), 6) for step in range(6)]
+
+    assert rates(schedule="constant", warmup_steps=4) == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert rates(schedule="step", step_size=1) == [1.0, 1.0, 0.1, 0.1, 0.01, 0.01]
+    assert rates(schedule="step", step_size=2, decay=0.5) == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5]
+    cosine = [0.5 * (1 + math.cos(math.pi * step / 6)) for step in range(6)]
+    assert rates(schedule="cosine") == pytest.approx(cosine, abs=1e-6)
+
+
+def test_a_plateau_lowers_the_rate(table: ImageTable) -> None:
+    config = TrainConfig(**BASE | {"epochs": 5, "lr": 1e-9, "schedule": "plateau", "step_size": 2, "decay": 0.5})
+    history = fit(make_model(norm=False), make_loss(), table, table, config=config, progress="none")
+    assert [entry["lr"] for entry in history] == [1e-9, 1e-9, 1e-9, 0.5e-9, 0.5e-9]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a_damaged_checkpoint_is_passed_over_and_named(
+    table: ImageTable, tmp_path: Path, name: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(make_model(), make_loss(), table, table, config=TrainConfig(**BASE), run_dir=tmp_path, progress="none")
+    newest, older = list_checkpoints(tmp_path)[:2]
+    content = bytearray((newest / name).read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 4
+    elif damage == "cut":
+        del content[-7:]
+    (newest / name).write_bytes(content)
+    if damage == "gone":
+        (newest / name).unlink()
+    assert newest_checkpoint(tmp_path) == older
+    assert str(newest) in caplog.text
+    assert "passed over" in caplog.text
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(
+    table: ImageTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model()
+    fit(model, make_loss(), table, table, config=TrainConfig(**BASE), run_dir=tmp_path, progress="none")
+    before = list_checkpoints(tmp_path)
+    state = make_state(model)
+    state.step = 99
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mlabel._files.os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(state, tmp_path)
+    assert list_checkpoints(tmp_path) == before
+    assert not list((tmp_path / "checkpoints").glob(".tmp*"))
+    assert newest_checkpoint(tmp_path) == before[0]
+
+
+def test_what_does_not_fit_is_refused_with_the_differences(table: ImageTable, tmp_path: Path) -> None:
+    config = TrainConfig(**BASE)
+
+    def again(**changes: Any) -> None:
+        given = {"model": make_model(), "table": table, "config": config, "resume": "auto"} | changes
+        fit(
+            given["model"],
+            make_loss(),
+            given["table"],
+            given["table"],
+            config=given["config"],
+            run_dir=tmp_path,
+            resume=given["resume"],
+            allow_changed_data=given.get("allow", False),
+            progress="none",
+        )
+
+    again()
+    with pytest.raises(FileExistsError, match="already holds a training"):
+        again(resume=None)
+    with pytest.raises(ValueError, match=r"lr: 0\.01 saved, 0\.5 now"):
+        again(config=TrainConfig(**BASE | {"lr": 0.5}))
+    with pytest.raises(ValueError, match="data has changed"):
+        again(table=table[:20])
+    again(table=table[:20], allow=True)
+    with pytest.raises(ValueError, match=r"another model: .*norm"):
+        again(model=create_model(Tiny(norm=False), SPACE, image_size=12))
+
+
+def test_the_second_training_in_a_folder_is_refused(table: ImageTable, tmp_path: Path) -> None:
+    first = train(make_model(), make_loss(), table, config=TrainConfig(**BASE), run_dir=tmp_path)
+    next(first)
+    with pytest.raises(RuntimeError, match="another training is running"):
+        fit(make_model(), make_loss(), table, config=TrainConfig(**BASE), run_dir=tmp_path, progress="none")
+    first.close()
+    fit(make_model(), make_loss(), table, config=TrainConfig(**BASE), run_dir=tmp_path, progress="none")
+
+
+def test_a_run_folder_holds_what_the_design_says(table: ImageTable, tmp_path: Path) -> None:
+    fit(make_model(), make_loss(), table, table, config=TrainConfig(**BASE), run_dir=tmp_path, progress="none")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= {"config.json", "labels.json", "history.csv", "checkpoints", "best"}
+    assert LabelSpace.load(tmp_path / "labels.json") == SPACE
+    lines = (tmp_path / "history.csv").read_text().splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("epoch,step,lr,train_loss")
+    assert json.loads((tmp_path / "config.json").read_text())["train"]["lr"] == 0.01
+
+
+def test_without_validation_nothing_is_the_best(table: ImageTable, tmp_path: Path) -> None:
+    history = fit(make_model(), make_loss(), table, config=TrainConfig(**BASE), run_dir=tmp_path, progress="none")
+    assert "val_loss" not in history[0]
+    assert not (tmp_path / "best").exists()
+    assert best_checkpoint(tmp_path) == newest_checkpoint(tmp_path)
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_training import *
+folder = Path({folder!r})
+paths = sorted(folder.glob("*.png"))
+targets = np.load(folder / "targets.npy")
+table = ImageTable(paths=paths, targets=targets, space=SPACE)
+class Slow(Tiny):
+    def forward(self, images):
+        import time
+        time.sleep(0.05)
+        return super().forward(images)
+torch.manual_seed(7)
+model = create_model(Slow(True), SPACE, image_size=12)
+print("ready", flush=True)
+config = TrainConfig(**BASE | {{"epochs": 3}})
+fit(model, make_loss(), table, table, config=config, run_dir=sys.argv[1], resume="auto", progress="none")
+import safetensors.torch
+end = {{name: tensor.contiguous() for name, tensor in model.state_dict().items()}}
+safetensors.torch.save_file(end, sys.argv[1] + "/end.safetensors")
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_stopped_process_resumes_to_the_same_weights(
+    table: ImageTable, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    import time
+
+    import safetensors.torch
+
+    folder = Path(str(table.paths[0])).parent
+    np.save(folder / "targets.npy", table.targets.toarray())
+    script = textwrap.dedent(SCRIPT).format(tests=str(Path(__file__).parent), folder=str(folder))
+    command = [sys.executable, "-c", script]
+
+    def start(run_dir: Path) -> subprocess.Popen[str]:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            [*command, str(run_dir)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", process.stderr and process.stderr.read()
+        return process
+
+    unbroken = start(tmp_path / "unbroken")
+    stopped = start(tmp_path / "stopped")
+    while not list_checkpoints(tmp_path / "stopped"):
+        assert stopped.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.12)
+    stopped.send_signal(number)
+    _, errors = stopped.communicate(timeout=60)
+    assert stopped.returncode == code, errors
+    assert not (tmp_path / "stopped" / "end.safetensors").exists()
+    resumed = start(tmp_path / "stopped")
+    for process in (unbroken, resumed):
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+    ends = [safetensors.torch.load_file(tmp_path / name / "end.safetensors") for name in ("unbroken", "stopped")]
+    assert_same(*ends)
+    histories = [(tmp_path / name / "history.csv").read_text() for name in ("unbroken", "stopped")]
+    assert histories[0] == histories[1]
+
+
+def test_an_unknown_monitor_is_refused_before_training(table: ImageTable) -> None:
+    for name in ("loss", "micro_specificity", "kind.accuracy"):
+        config = TrainConfig(**BASE | {"epochs": 1, "monitor": name})
+        assert f"val_{name}" in fit(make_model(), make_loss(), table, table, config=config, progress="none")[0]
+    config = TrainConfig(**BASE | {"monitor": "macro_f2"})
+    with pytest.raises(ValueError, match="unknown monitor 'macro_f2'; did you mean 'macro_f1'"):
+        train(make_model(), make_loss(), table, table, config=config)
+
+
+def test_settings_are_checked() -> None:
+    for name, value in [("epochs", 0), ("lr", 0.0), ("lr", math.inf), ("keep", 1), ("optimizer", "adma"), ("seed", -1)]:
+        with pytest.raises(ValueError, match=name):
+            TrainConfig(**{name: value})
+    with pytest.raises(ValueError, match="did you mean 'adam"):
+        TrainConfig(optimizer="adamm")
+    with pytest.raises(ValueError, match="unknown training setting 'learning_rate'"):
+        TrainConfig.from_dict({"learning_rate": 1})
+    config = TrainConfig(lr=0.3, clip_norm=1.0)
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
