@@ -94,6 +94,15 @@ def test_thin_pictures_are_accepted(shape):
     assert read_image(encoded(picture, "JPEG"), size=(32, 32)).shape == (32, 32, 3)
 
 
+@given(height=st.integers(1, 60), width=st.integers(1, 60), target=st.tuples(st.integers(1, 40), st.integers(1, 40)))
+@settings(max_examples=40, deadline=None)
+def test_resizing_agrees_with_pillow_to_one_level(height, width, target):
+    picture = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(picture).resize(target[::-1], Image.Resampling.BILINEAR))
+    assert np.abs(read_image(encoded(picture), size=target).astype(int) - expected).max() <= 1
+    assert (read_image(encoded(np.full_like(picture, 255)), size=target) == 255).all()
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_scaled_jpeg_decoding_looks_like_full_decoding_resized(channels):
     data = encoded(smooth(512, 480), "JPEG", quality=95)

@@ -1,0 +1,1 @@
+"""Benchmarks: mlabel beside its peers in one run, `python -m benchmarks.NAME [--quick]`."""
