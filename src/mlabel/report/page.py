@@ -23,8 +23,17 @@ if TYPE_CHECKING:
 _PACKAGES = ("mlabel", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow")
 # Which files may be put into the page, by their first bytes.
 _IMAGE_KINDS = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
-# Table titles that the key of a metric does not say well.
-_TITLES = {"ap": "AP", "auroc": "AUROC", "f1": "F1"}
+# What the table of labels shows of `Evaluation.per_label`, and under which title.
+_LABEL_COLUMNS = {
+    "support": "support",
+    "predicted": "predicted",
+    "threshold": "threshold",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "ap": "AP",
+    "auroc": "AUROC",
+}
 
 
 class _Cell(NamedTuple):
@@ -81,14 +90,12 @@ def write_report(
     shown = dict(pictures or {})
     if history:
         shown = {"Training": plot_history(history, folder / "history.png"), **shown}
-    columns, rows = ([], []) if evaluation is None else _label_table(evaluation)
     text = _template().render(
         title=title,
         columns=list(comparison),
         metrics=_metric_rows(comparison),
-        groups={} if evaluation is None else _group_rows(evaluation),
-        label_columns=columns,
-        labels=rows,
+        label_columns=list(_LABEL_COLUMNS.values()),
+        labels=[] if evaluation is None else _label_rows(evaluation),
         pictures={caption: _as_data_url(path) for caption, path in shown.items()},
         settings=dict(_flatten(config or {})),
         versions=_versions(),
@@ -111,18 +118,11 @@ def _metric_rows(comparison: Mapping[str, Mapping[str, float]]) -> list[tuple[st
     return [(name, [_cell(column.get(name)).text for column in comparison.values()]) for name in names]
 
 
-def _group_rows(evaluation: Evaluation) -> dict[str, list[tuple[str, str]]]:
-    """Return the figures of each exclusive group: group name to pairs of metric and value."""
-    groups = evaluation.groups.items()
-    return {group: [(name, _cell(value).text) for name, value in values.items()] for group, values in groups}
-
-
-def _label_table(evaluation: Evaluation) -> tuple[list[str], list[tuple[str, list[_Cell]]]]:
-    """Return the column titles of the table of labels, and for each label its name and cells."""
-    titles = [_TITLES.get(name, name.replace("_", " ")) for name in evaluation.per_label]
-    arrays = [np.asarray(values).tolist() for values in evaluation.per_label.values()]
-    cells = zip(*arrays, strict=True)
-    return titles, [(name, [_cell(value) for value in row]) for name, row in zip(evaluation.names, cells, strict=True)]
+def _label_rows(evaluation: Evaluation) -> list[tuple[str, list[_Cell]]]:
+    """Return for each label its name and the cells of `_LABEL_COLUMNS`."""
+    arrays = [np.asarray(evaluation.per_label[name]).tolist() for name in _LABEL_COLUMNS]
+    rows = zip(*arrays, strict=True)
+    return [(name, [_cell(value) for value in row]) for name, row in zip(evaluation.names, rows, strict=True)]
 
 
 def _cell(value: Any) -> _Cell:

@@ -154,7 +154,10 @@ def plot_frequencies(counts: Any, path: str | Path, *, names: Sequence[str] | No
     order = np.argsort(-values, kind="stable")
     figure = _figure(width=9.6, height=3.4)
     (axes,) = _row_of_axes(figure, 1)
-    axes.bar(np.arange(len(values)), values[order], width=0.8 if len(values) <= 200 else 1.0, color=BLUE)
+    if len(values) <= 100:
+        axes.bar(np.arange(len(values)), values[order], color=BLUE)
+    else:  # one shape instead of thousands, which take seconds
+        axes.stairs(values[order], fill=True, color=BLUE)
     axes.set_yscale("symlog", linthresh=1)
     axes.set_ylabel("samples (log scale)")
     axes.set_xlabel("labels, the commonest first")
