@@ -57,13 +57,12 @@ def create_backbone(name: str, *, in_channels: int = 3, image_size: tuple[int, i
     build = resolve(name, BACKBONES, "backbone")
     try:
         backbone = build(in_channels=in_channels, image_size=image_size)
+    except (ValueError, AssertionError) as error:
+        raise _size_error(name, image_size, error) from error
+    try:
         _try_size(backbone, in_channels, image_size)
     except (RuntimeError, ValueError, AssertionError) as error:
-        height, width = image_size
-        raise ValueError(
-            f"backbone {name!r} cannot take images of {height} x {width} pixels; try another image_size "
-            f"(224 suits all). It said: {error}"
-        ) from error
+        raise _size_error(name, image_size, error) from error
     return backbone
 
 
@@ -141,6 +140,14 @@ def _try_size(backbone: nn.Module, in_channels: int, image_size: tuple[int, int]
     with torch.no_grad():
         functional_call(backbone, shapes, (images,))
     backbone.train()
+
+
+def _size_error(name: str, image_size: tuple[int, int], error: Exception) -> ValueError:
+    height, width = image_size
+    return ValueError(
+        f"backbone {name!r} cannot take images of {height} x {width} pixels; try another image_size (224 suits all). "
+        f"It said: {error}"
+    )
 
 
 BackboneFactory = Callable[..., nn.Module]

@@ -103,7 +103,7 @@ class ModelConfig:
 
 def as_image_size(image_size: int | Sequence[int]) -> tuple[int, int]:
     """Return (height, width) of a side or of a pair."""
-    if isinstance(image_size, int):
+    if not isinstance(image_size, Sequence):
         return image_size, image_size
     sides = tuple(image_size)
     _check_length(sides, "image_size", 2)

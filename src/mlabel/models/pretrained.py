@@ -10,6 +10,7 @@ import logging
 import math
 import pickle
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,8 +167,11 @@ def load_weights(module: nn.Module, path: str | Path) -> LoadReport:
         FileNotFoundError: no such file.
         DataError: the file is damaged, holds something else than tensors, weights that are not finite or of another
             kind of number, or nothing that fits.
+        ValueError: the module is on the meta device, where there is nothing to put weights into.
     """
     path = Path(path)
+    if any(parameter.is_meta for parameter in module.parameters()):
+        raise ValueError("the module is on the meta device and holds no weights; move it with to_empty(device=) first")
     report = _copy_state(module, read_state_dict(path), str(path))
     logger.log(logging.INFO if report.complete else logging.WARNING, "%s", report)
     return report
@@ -197,8 +201,11 @@ def _read_pickled(path: Path) -> Any:
     with path.open("rb") as stream:
         is_zip = stream.read(4) == b"PK\x03\x04"
     try:
-        # Only the zip layout can be memory-mapped, which keeps a large file from being held twice.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with warnings.catch_warnings():
+            # PyTorch remarks on files of a newer pickle protocol; whether it can read them is told by the error below.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            # Only the zip layout can be memory-mapped, which keeps a large file from being held twice.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise DataError(
             f"{path}: not a file of tensors. Files with other Python objects are refused, since reading those can run "
