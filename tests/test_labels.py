@@ -196,6 +196,14 @@ def test_thresholds_of_wrong_shape_or_missing_are_refused() -> None:
         decide(np.where(np.eye(2, 5, k=1) * [[0], [1]] > 0, np.nan, 0.0), 0.5, SPACE)
 
 
+def test_thresholds_of_each_sample() -> None:
+    scores, levels = np.full((2, 5), 0.5), np.array([[0.4] * 5, [0.6] * 5])
+    assert decide(scores, levels).tolist() == [[True] * 5, [False] * 5]
+    assert decide(scores, levels, SPACE).tolist() == [[True, True, True, True, False], [False, False, False, True, False]]
+    with pytest.raises(ValueError, match=r"each sample must be of shape \(2, 5\); got \(1, 5\)"):
+        decide(scores, levels[:1])
+
+
 def test_decode_takes_csr_and_torch() -> None:
     dense = np.array([[0, 1, 1, 0, 1]])
     for form in (dense, torch.from_numpy(dense), sp.csr_array(dense), sp.csr_matrix(dense)):

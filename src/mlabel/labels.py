@@ -296,8 +296,8 @@ def decide(scores: Any, thresholds: Any = 0.5, space: LabelSpace | None = None) 
 
     Args:
         scores: Real numbers (N, L), NumPy or torch; probabilities for thresholds in [0, 1].
-        thresholds: A number, an array (L,), or an object with such an array in `.values`. Its entries at exclusive
-            columns are not used, and may be NaN.
+        thresholds: A number, an array (L,) or (N, L), or an object with an array (L,) in `.values`. Its entries at
+            exclusive columns are not used, and may be NaN.
         space: The columns' meaning. None: every column is an any-of label.
 
     Raises:
@@ -309,8 +309,13 @@ def decide(scores: Any, thresholds: Any = 0.5, space: LabelSpace | None = None) 
                [ True, False]])
     """
     scores = as_scores(scores)
-    levels = threshold_values(thresholds, scores.shape[1], space)
-    decisions = scores >= levels
+    held = getattr(thresholds, "values", thresholds)
+    if np.ndim(held) == 2:
+        if np.shape(held) != scores.shape:
+            raise ValueError(f"thresholds of each sample must be of shape {scores.shape}; got {np.shape(held)}")
+        decisions = scores >= to_numpy(held)
+    else:
+        decisions = scores >= threshold_values(held, scores.shape[1], space)
     for group in space.exclusive_groups if space is not None else ():
         span = space.slices[group.name] if space is not None else slice(0)
         decisions[:, span] = False

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from mlabel._checks import resolve, suggest
+from mlabel._checks import resolve, suggest, to_numpy
 from mlabel.labels import LabelSpace, decide, threshold_values
 from mlabel.metrics._ranks import auroc_of, average_precision_of, column_statistics
 from mlabel.metrics.counts import Counts, SampleCounts, count_rows
@@ -125,6 +125,7 @@ def evaluate(
     *,
     mask: Any = None,
     space: LabelSpace | None = None,
+    folds: Any = None,
     include: Iterable[str] = (),
     zero_division: float = math.nan,
 ) -> Evaluation:
@@ -141,6 +142,8 @@ def evaluate(
         mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown). What is unknown counts as if it
             were not there.
         space: The columns' meaning and names. None: every column is an any-of label.
+        folds: For cross-fitted thresholds, the row of `thresholds` (K, L) that decides each sample, integers (N,).
+            The thresholds that `per_label` shows are then the rows' means. None: one set of thresholds for all.
         include: Names of `EXTRA_METRICS` to measure besides.
         zero_division: nan leaves labels without positives out of averages, and `num_labels_averaged` says how many
             entered; 0 or 1 is the value of 0/0, and every label enters. See `mlabel.metrics.ratios`.
@@ -158,17 +161,37 @@ def evaluate(
     wanted = {**METRICS, **{name: resolve(name, _ALL, "metric") for name in _names(include)}}
     checked = check_inputs(scores, targets, mask)
     held, sparse_targets, unknown = checked
-    levels = threshold_values(thresholds, held.shape[1], space)
+    levels = _levels(thresholds, folds, held.shape, space)
     groups = _check_groups(sparse_targets, unknown, space)
-    labels, samples = count_rows(lambda start, stop: decide(held[start:stop], levels, space), sparse_targets, unknown)
+    rows = None if folds is None else to_numpy(folds)
+
+    def decide_block(start: int, stop: int) -> np.ndarray:
+        return decide(held[start:stop], levels[0] if rows is None else levels[rows[start:stop]], space)
+
+    labels, samples = count_rows(decide_block, sparse_targets, unknown)
     parts = _Parts(checked, labels, samples, None if space is None else space.any_of, zero_division)
     return Evaluation(
         metrics={name: measure(parts) for name, measure in wanted.items()},
-        per_label=_per_label(parts, levels),
+        per_label=_per_label(parts, levels.mean(axis=0)),
         groups={name: _group_metrics(labels.take(span), zero_division) for name, span in groups.items()},
         num_samples=held.shape[0],
         names=space.names if space is not None else tuple(str(column) for column in range(held.shape[1])),
     )
+
+
+def _levels(thresholds: Any, folds: Any, shape: tuple[int, ...], space: LabelSpace | None) -> np.ndarray:
+    """Return thresholds as float64 (K, L), NaN at exclusive columns: one row for each fold, or one for all."""
+    if folds is None:
+        return threshold_values(thresholds, shape[1], space)[None]
+    sets, rows = to_numpy(thresholds), to_numpy(folds)
+    if sets.ndim != 2 or rows.shape != shape[:1] or rows.dtype.kind not in "iu":
+        raise ValueError(
+            f"with folds, thresholds must be of shape (K, {shape[1]}) and folds integers of shape ({shape[0]},); got "
+            f"{sets.shape} and {rows.dtype} {rows.shape}"
+        )
+    if len(rows) and not 0 <= rows.min() <= rows.max() < len(sets):
+        raise ValueError(f"folds must lie in 0 to {len(sets) - 1}; got {rows.min()} to {rows.max()}")
+    return np.stack([threshold_values(each, shape[1], space) for each in sets])
 
 
 def comparison_table(columns: Mapping[str, Mapping[str, float]], keys: Iterable[str] | None = None) -> str:

@@ -56,6 +56,11 @@ class RunEvaluation:
     notes: tuple[str, ...]
     scores: np.ndarray
 
+    @property
+    def best(self) -> Evaluation:
+        """The evaluation at the calibrated thresholds, or, where there are none, at the fixed one."""
+        return list(self.columns.values())[-1]
+
     def table(self) -> str:
         """Return the metrics as text, one a line, with a column for each evaluation."""
         return comparison_table(self.columns)
@@ -132,7 +137,8 @@ class Run:
             raise DataError(f"{path}: it has no recipe and model; this run was not begun by `mlabel train`")
         recipe = Recipe.from_dict(config["recipe"])
         model = from_config(config["model"], LabelSpace.load(folder / "labels.json"))
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"), memory_format=torch.channels_last)
+        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model.to(memory_format=torch.channels_last)
         run = cls(folder, recipe, read_table(recipe).parts(), model, progress)
         run.load_best()
         return run

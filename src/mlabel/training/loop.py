@@ -92,7 +92,8 @@ def train(
     _check_monitor(config.monitor, model)
     if resume is not None and run_dir is None:
         raise ValueError("resume needs run_dir, the folder of the run to go on with")
-    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"), memory_format=torch.channels_last)
+    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model.to(memory_format=torch.channels_last)
     return _Training(model, as_loss(loss, model.space), train_table, val_table, config).run(
         None if run_dir is None else Path(run_dir), resume, allow_changed_data
     )
