@@ -147,6 +147,13 @@ def test_options_cut_the_vocabulary(tmp_path):
     refused(DataError, ["4 posts or more", "of the 4 that are kept", "is on 3"], read_danbooru, root, min_count=4)
 
 
+def test_a_category_is_not_taken_from_a_tag_that_contains_another(tmp_path):
+    mixed = {"tag_string": "a cat cat_ears ears", "tag_string_general": "cat_ears", "tag_string_artist": "ears cat a"}
+    table = read_danbooru(folder(tmp_path, [{"id": 1, "md5": "0", **mixed}]), min_count=1)
+    groups = {group.name: group.labels for group in table.space.groups}
+    assert groups == {"general": ("cat_ears",), "artist": ("a", "cat", "ears")}
+
+
 def test_the_tag_file_gives_categories_that_posts_do_not(tmp_path):
     bare = [{"id": k, "md5": "0", "tag_string": "cat  ann new ", "rating": "q"} for k in (1, 2)]
     root = folder(tmp_path, bare)

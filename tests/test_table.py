@@ -208,6 +208,8 @@ def test_without_a_partition_parts_are_80_10_10_and_keep_groups_together():
     people = [set(part.groups.tolist()) for part in parts.values()]
     assert sum(map(len, people)) == len(set().union(*people)) == 100
     assert [len(part) for part in table_of(200).split((0.5, 0.25, 0.25), seed=3)] == [100, 50, 50]
+    halves = table_of(8, partition=["train", "test"] * 4).split((0.5, 0.5))
+    assert [half.partition for half in halves] == [None, None]  # the official parts say nothing about the new ones
     by_row = table_of(200).split((0.5, 0.5), groups=np.arange(200) // 4)
     assert {int(i) // 4 for i in by_row[0].ids}.isdisjoint({int(i) // 4 for i in by_row[1].ids})
 

@@ -201,7 +201,7 @@ class _Classes:
     """One class column: the name of a class in each cell, or nothing."""
 
     def __init__(self, place: int, name: str, unknown: frozenset[str]) -> None:
-        self._place, self._name, self._unknown = place, name, unknown | {""}
+        self._place, self._name, self._unknown = place, name, unknown
         self._values: list[str] = []
 
     def add(self, path: Path, line: int, cells: list[str]) -> None:
