@@ -143,7 +143,7 @@ def test_options_cut_the_vocabulary(tmp_path):
     assert read_danbooru(root, min_count=1, sample_every=3).notes[0] == "of 4 usable posts one in 3 was kept"
     refused(ValueError, "did you mean 'artist'", read_danbooru, root, categories=["artis"])
     refused(ValueError, "sample_every must be 1 or more; got 0", read_danbooru, root, sample_every=0)
-    refused(ValueError, "max_labels must be 1 or more; got -1", read_danbooru, root, max_labels=-1)
+    refused(ValueError, "max_labels must be 1 or more; got 0", read_danbooru, root, max_labels=0)
     refused(DataError, ["4 posts or more", "of the 4 that are kept", "is on 3"], read_danbooru, root, min_count=4)
 
 

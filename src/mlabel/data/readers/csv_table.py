@@ -76,6 +76,16 @@ def read_csv(
         ValueError: a column there is not.
         DataError: a cell or a row that does not fit (with file and line), an image or id given twice, or no label
             left.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("a.jpg", "b.jpg"):
+        ...     (folder / name).touch()
+        >>> _ = (folder / "list.csv").write_text("image,tags,rating\\na.jpg,cat dog,safe\\nb.jpg,dog,other\\n")
+        >>> table = read_csv(folder / "list.csv", tags_column="tags", separator=" ", exclusive=["rating"])
+        >>> table.space, table.space.decode(table.targets)
+        (LabelSpace(tags: 2 any-of, rating: 2 exclusive), [['dog', 'cat', 'safe'], ['dog', 'other']])
     """
     path = Path(path)
     header, rows = _open(path, delimiter)

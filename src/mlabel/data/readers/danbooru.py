@@ -75,8 +75,8 @@ def read_danbooru(
         Anonymous, Danbooru community, G. Branwen. Danbooru2021: A Large-Scale Crowdsourced and Tagged Anime
         Illustration Dataset (2022).
     """
-    for value, what in ((min_count, "min_count"), (max_labels or 1, "max_labels"), (sample_every, "sample_every")):
-        if value < 1:
+    for value, what in ((min_count, "min_count"), (max_labels, "max_labels"), (sample_every, "sample_every")):
+        if value is not None and value < 1:
             raise ValueError(f"{what} must be 1 or more; got {value}")
     wanted = {resolve(name, CATEGORIES, "category") for name in (categories or CATEGORIES)}
     root = find_data_set(root, lambda place: place if any(_post_files(place)) else None, "metadata/posts*.json")
