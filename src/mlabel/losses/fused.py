@@ -41,7 +41,7 @@ ValueAndSlope = tuple[Tensor, Tensor]
 
 
 class Kernel(NamedTuple):
-    """Value and slope of both terms of an elementwise loss. Each function may overwrite the tensor it is given."""
+    """Value and slope of both terms of an elementwise loss. Each function puts the slope in place of its argument."""
 
     positive: Callable[[Tensor], ValueAndSlope]
     negative: Callable[[Tensor], ValueAndSlope]
@@ -105,17 +105,27 @@ def _sweep(
     sums, step = [], _rows_of_block(logits)
     for number, start in enumerate(range(0, len(logits), step)):
         rows = slice(start, start + step)
-        x = promote(logits[rows]).clone(memory_format=torch.contiguous_format)
+        x = _scratch(logits, slope, rows)
         if entries.mask is not None:
             x.masked_fill_(~entries.mask[rows], -HIDDEN)
         x.view(-1)[at[bounds[number] : bounds[number + 1]] - start * logits.shape[1]] = -HIDDEN
         value, gradient = kernel.negative(x)
         sums.append(_total(value, entries.negative))
-        _write(slope, rows, _scaled(gradient, entries.negative), factor)
+        gradient = _scaled(gradient, entries.negative)
+        if gradient.dtype != logits.dtype:
+            _write(slope, rows, gradient, factor)
     value, gradient = _at_positives(logits, kernel, entries, (at, targets))
     if slope is not None:
         slope.view(-1)[at] = (gradient if factor is None else gradient.mul_(factor)).to(slope.dtype)
     return torch.stack([*sums, value.sum()]).sum()
+
+
+def _scratch(logits: Tensor, slope: Tensor | None, rows: slice) -> Tensor:
+    """Return a copy of some rows to compute in: the place of their slopes, where it has the right precision."""
+    x = promote(logits[rows])
+    if slope is not None and slope.dtype == x.dtype:
+        return slope[rows].copy_(x)
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def _at_positives(logits: Tensor, kernel: Kernel, entries: Entries, positives: tuple[Tensor, Tensor]) -> ValueAndSlope:
@@ -234,7 +244,7 @@ def _down_weighted(x: Tensor, *, gamma: float) -> ValueAndSlope:
     value, p = _soft_plus(x)
     power = _power(p, gamma)
     slope = torch.addcmul(p, value, 1.0 - p, value=gamma)
-    return value.mul_(power), slope.mul_(power)
+    return value.mul_(power), torch.mul(slope, power, out=p)
 
 
 def _shifted(x: Tensor, *, gamma: float, clip: float) -> ValueAndSlope:
@@ -255,11 +265,14 @@ def _shifted(x: Tensor, *, gamma: float, clip: float) -> ValueAndSlope:
         power = m.pow(gamma).masked_fill_(m == 0.0, 0.0)
         slope = rest.reciprocal_().addcdiv_(log, m.clamp_min(torch.finfo(m.dtype).tiny), value=-gamma)
         value = log.mul_(power).neg_()
-    return value, slope.mul_(power).mul_(torch.addcmul(q, q, q, value=-1.0, out=q))
+    slope.mul_(power).mul_(1.0 - q)
+    return value, q.mul_(slope)
 
 
 def _power(base: Tensor, exponent: float) -> Tensor:
     """Return base ** exponent; the usual exponents by products, which are many times faster."""
+    if exponent == 0.0:
+        return torch.ones_like(base)
     if exponent == 1.0:
         return base
     if exponent == 2.0:
