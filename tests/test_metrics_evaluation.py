@@ -150,6 +150,32 @@ def test_a_class_is_known_though_another_of_its_group_is_not() -> None:
     assert evaluate(SCORES, TARGETS, mask=known, space=SPACE).groups["rating"]["num_samples"] == 4
 
 
+def test_what_targets_say_of_an_unknown_class_does_not_matter() -> None:
+    targets, known = TARGETS.copy(), np.ones_like(TARGETS, dtype=bool)
+    known[1, 2:] = False
+    expected = evaluate(SCORES, targets, mask=known, space=SPACE).to_dict()
+    for row in ([0, 0, 0], [1, 1, 0]):
+        targets[1, 2:] = row
+        assert evaluate(SCORES, targets, mask=known, space=SPACE).to_dict() == expected
+
+
+@given(case=grouped(), seed=st.integers(0, 99))
+@quick
+def test_folds_choose_the_thresholds_of_each_sample(case: tuple[LabelSpace, Problem], seed: int) -> None:
+    space, problem = case
+    rng = np.random.default_rng(seed)
+    sets, folds = rng.integers(0, 9, (3, 5)) / 8, rng.integers(0, 3, len(problem.scores))
+    result = evaluate(problem.scores, problem.targets, sets, mask=problem.known, space=space, folds=folds)
+    parts = [
+        evaluate(*(a[folds == k] for a in problem.scored[:2]), sets[k], mask=problem.known[folds == k], space=space)
+        for k in range(3)
+    ]
+    for name in ("tp", "fp", "fn", "tn"):
+        np.testing.assert_array_equal(result.per_label[name], sum(part.per_label[name] for part in parts))
+    same(result.per_label["threshold"], [*sets.mean(axis=0)[:2], np.nan, np.nan, np.nan])
+    same(result["map"], metrics.average_precision(*problem.scored))
+
+
 def test_a_score_of_exactly_the_threshold_is_positive() -> None:
     assert evaluate([[0.5]], [[1]])["micro_recall"] == 1
     assert evaluate([[0.5]], [[1]], 0.5 + 1e-12)["micro_recall"] == 0
@@ -279,6 +305,12 @@ def test_messages() -> None:
         evaluate(SCORES[:, :4], TARGETS[:, :4], space=SPACE)
     with pytest.raises(ValueError, match=r"thresholds must be a number or of shape \(5,\); got \(2,\)"):
         evaluate(SCORES, TARGETS, [0.5, 0.5])
+    with pytest.raises(ValueError, match=r"with folds, thresholds must be of shape \(K, 5\) and folds integers"):
+        evaluate(SCORES, TARGETS, np.full(5, 0.5), folds=[0, 0, 0, 0])
+    with pytest.raises(ValueError, match=r"with folds, .*got \(2, 5\) and int64 \(3,\)"):
+        evaluate(SCORES, TARGETS, np.full((2, 5), 0.5), folds=np.zeros(3, np.int64))
+    with pytest.raises(ValueError, match="folds must lie in 0 to 1; got 0 to 2"):
+        evaluate(SCORES, TARGETS, np.full((2, 5), 0.5), folds=[0, 1, 2, 0])
     with pytest.raises(ValueError, match="zero_division must be nan, 0 or 1"):
         evaluate(SCORES, TARGETS, zero_division=3)
     with pytest.raises(ValueError, match="unknown sort 'f2'"):

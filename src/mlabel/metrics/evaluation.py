@@ -13,6 +13,7 @@ import scipy.sparse as sp
 
 from mlabel._checks import resolve, suggest, to_numpy
 from mlabel.labels import LabelSpace, decide, threshold_values
+from mlabel.metrics._blocks import known_positives
 from mlabel.metrics._ranks import auroc_of, average_precision_of, column_statistics
 from mlabel.metrics.counts import Counts, SampleCounts, count_rows
 from mlabel.metrics.ranking import Checked, check_inputs, fill_undefined, pooled_metric, row_metrics
@@ -317,8 +318,9 @@ def _group_metrics(counts: Counts, zero_division: float) -> dict[str, float]:
 def _check_groups(targets: sp.csr_array, unknown: sp.csr_array | None, space: LabelSpace | None) -> dict[str, slice]:
     """Return the exclusive groups' columns, having seen that each known row has exactly one label of each."""
     spans = {} if space is None else {group.name: space.slices[group.name] for group in space.exclusive_groups}
+    positives = known_positives(targets, unknown) if spans else targets
     for name, span in spans.items():
-        held = targets[:, span].sum(axis=1)
+        held = positives[:, span].sum(axis=1)
         missing = np.zeros(len(held)) if unknown is None else unknown[:, span].sum(axis=1)
         bad = np.flatnonzero((held > 1) | ((held == 0) & (missing == 0)))
         if len(bad):
