@@ -178,10 +178,10 @@ def test_transparent_palette_entry_and_transparent_colour_show_the_background():
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_sixteen_bit_grey_is_scaled_by_its_range(kind):
-    values = np.array([[0, 128, 257, 25700, 65278, 65535]], dtype=np.uint16)
+    values = np.array([[0, 128, 129, 257, 25700, 65278, 65407, 65535]], dtype=np.uint16)
     result = read_image(encoded(values, kind), channels=1)
     np.testing.assert_array_equal(result[0, :, 0], np.rint(values[0] / 257))
-    assert read_image(encoded(values, kind)).shape == (1, 6, 3)
+    assert read_image(encoded(values, kind)).shape == (1, 8, 3)
 
 
 def tiff16(values: np.ndarray, bits: int, photometric: int) -> bytes:
@@ -331,6 +331,7 @@ def test_missing_is_also_file_not_found(tmp_path):
         read_image(tmp_path / "none.png")
     (tmp_path / "file").touch()
     assert reason_of(tmp_path / "file" / "a.png") == "missing"
+    assert reason_of(b"") == "empty"
     assert reason_of("a\0b.png") == "unreadable"
     assert reason_of("a" * 5000) == "unreadable"
 

@@ -200,9 +200,15 @@ def test_workers_end_with_the_loader(folder):
     batches = loader.epoch()
     next(batches)
     assert len(children()) == len(before) + 1
+    held = loader._stream  # as a traceback may hold it
+    loader.close()
+    assert children() == before
+    next(loader.epoch())
+    assert len(children()) == len(before) + 1
     del loader, batches
     gc.collect()
     assert children() == before
+    del held
 
 
 def test_random_states_are_neither_used_nor_changed(folder):
@@ -303,6 +309,8 @@ def test_skipping_makes_batches_smaller_and_counts(folder, tmp_path, num_workers
         assert reason in bad.reason
     for batch in batches:
         np.testing.assert_array_equal(batch.targets.numpy(), table.targets.toarray()[batch.index.numpy()])
+        expected = [read_image(str(table.paths[row]), size=(8, 8)) for row in batch.index]
+        np.testing.assert_array_equal(batch.images.permute(0, 2, 3, 1).numpy(), expected)
 
 
 def test_a_row_left_alone_by_bad_ones_is_left_out_and_recorded(folder, tmp_path):
@@ -376,13 +384,14 @@ def test_signals_to_the_whole_group_do_not_take_the_workers_away(folder):
 
 def test_an_error_of_a_transform_comes_as_it_is(folder):
     def fail(image: torch.Tensor) -> torch.Tensor:
-        raise RuntimeError("my own mistake")
+        raise ConnectionError("my own mistake")
 
     for num_workers in (0, 1):
-        loader = Loader(make_table(folder), batch_size=4, image_size=8, augment=fail, num_workers=num_workers)
-        with pytest.raises(RuntimeError, match="my own mistake"):
+        with (
+            Loader(make_table(folder), batch_size=4, image_size=8, augment=fail, num_workers=num_workers) as loader,
+            pytest.raises(ConnectionError, match="my own mistake"),
+        ):
             next(iter(loader))
-        loader.close()
 
 
 @pytest.mark.parametrize(

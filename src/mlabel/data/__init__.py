@@ -11,6 +11,7 @@ from mlabel.data.readers import (
     read_mirflickr,
     write_submission,
 )
+from mlabel.data.split import stratified_split
 from mlabel.data.table import ImageTable
 from mlabel.data.transforms import AUGMENTATIONS, Augmentation, apply_keyed, augmentation, sample_key
 
@@ -35,5 +36,6 @@ __all__ = [
     "read_image",
     "read_mirflickr",
     "sample_key",
+    "stratified_split",
     "write_submission",
 ]

@@ -160,13 +160,11 @@ def _name(source: Source) -> str:
 
 @contextmanager
 def _open(source: Source, name: str) -> Iterator[BinaryIO]:
-    """Yield `source` as a binary file that is not empty; close it if it was opened here."""
+    """Yield `source` as a binary file; close it if it was opened here."""
     if isinstance(source, str | os.PathLike):
         with _open_path(source, name) as file:
             yield file
     elif isinstance(source, bytes | bytearray | memoryview):
-        if not len(source):
-            raise ImageError(f"{name}: empty, there are no bytes", "empty")
         yield io.BytesIO(source)
     else:
         yield source
@@ -180,8 +178,6 @@ def _open_path(path: str | os.PathLike[str], name: str) -> BinaryIO:
             raise ImageError(f"{name}: a directory; the path of an image file was wanted", "directory")
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(f"{name}: a pipe, socket or device; a regular file was wanted", "special")
-        if status.st_size == 0:
-            raise ImageError(f"{name}: empty, the file has 0 bytes; copy or download it again", "empty")
         return open(path, "rb")
     except (FileNotFoundError, NotADirectoryError):
         raise MissingImageError(f"{name}: no such file") from None
@@ -234,7 +230,7 @@ def _unidentified(head: bytes, name: str) -> ImageError:
     """Return the error for a file that is in none of the accepted formats, told apart by its first bytes."""
     accepted = ", ".join(FORMATS)
     if not head:
-        return ImageError(f"{name}: empty, there are no bytes", "empty")
+        return ImageError(f"{name}: empty, there is not one byte; copy or download it again", "empty")
     kind = "WEBP" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else _match(head, _SIGNATURES)
     if kind:
         return ImageError(f"{name}: begins like a {kind} file, but its header is damaged or cut short", "corrupt")
