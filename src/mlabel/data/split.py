@@ -296,21 +296,13 @@ def _start(problem: _Problem, rng: np.random.Generator) -> np.ndarray:
 def _fit_sizes(problem: _Problem, parts: np.ndarray, rng: np.random.Generator) -> None:
     """Move or exchange groups between two parts, in place, while that brings the sizes nearer to the exact ones."""
     sizes = np.bincount(parts, weights=problem.unit_sizes, minlength=problem.num_parts)
-    excess = (sizes - problem.part_sizes).astype(np.int64)
-    while True:
-        gain, move = (
-            min(
-                (_best_transfer(problem.unit_sizes, parts, excess, int(source), int(sink)), (source, sink))
-                for source in np.flatnonzero(excess > 0)
-                for sink in np.flatnonzero(excess < excess[source])
-            )
-            if excess.any()
-            else ((0, 0, 0), (0, 0))
-        )
-        change, given, taken = gain
+    excess = (sizes - problem.part_sizes).astype(np.int64).tolist()
+    while any(excess):
+        pairs = [(p, q) for p in range(len(excess)) for q in range(len(excess)) if excess[p] > max(0, excess[q])]
+        transfers = [_best_transfer(problem.unit_sizes, parts, excess, p, q) for p, q in pairs]
+        (change, given, taken), (source, sink) = min(zip(transfers, pairs, strict=True))
         if change >= 0:
             return
-        source, sink = move
         leaving = rng.choice(np.flatnonzero((parts == source) & (problem.unit_sizes == given)))
         if taken:
             parts[rng.choice(np.flatnonzero((parts == sink) & (problem.unit_sizes == taken)))] = source
@@ -320,7 +312,7 @@ def _fit_sizes(problem: _Problem, parts: np.ndarray, rng: np.random.Generator) -
 
 
 def _best_transfer(
-    unit_sizes: np.ndarray, parts: np.ndarray, excess: np.ndarray, source: int, sink: int
+    unit_sizes: np.ndarray, parts: np.ndarray, excess: list[int], source: int, sink: int
 ) -> tuple[int, int, int]:
     """Return the change of the size error, the size given and the size taken back (0: none) of the best transfer."""
     given = np.unique(unit_sizes[parts == source])
