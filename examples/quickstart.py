@@ -26,10 +26,10 @@ train, val, test = (table.part(name) for name in ("train", "val", "test"))
 
 # 2. A model and a loss over the same space: asymmetric loss for the digits, cross-entropy for the count.
 model = mlabel.create_model("small_cnn", table.space, in_channels=1, image_size=32)
-loss = mlabel.losses.create("asymmetric", space=table.space)
+loss = mlabel.losses.create("asymmetric", space=table.space, reduction="batchmean")
 
 # 3. Training. Stop it and run this again: it goes on to the very same weights.
-config = mlabel.TrainConfig(epochs=4, batch_size=64, lr=5e-3, monitor="macro_f1")
+config = mlabel.TrainConfig(epochs=4, batch_size=64, lr=8e-3, monitor="macro_f1")
 mlabel.fit(model, loss, train, val, config=config, run_dir=folder, resume="auto")
 load_weights(best_checkpoint(folder), model)
 

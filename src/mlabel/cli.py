@@ -33,6 +33,7 @@ _CHOICES: dict[str, Iterable[str]] = {
     "reader": READERS,
     "head": HEADS,
     "loss": LOSSES,
+    "reduction": ("mean", "batchmean", "sum"),
     "weighting": SCHEMES,
     "objective": OBJECTIVES,
     "scope": SCOPES,

@@ -25,7 +25,9 @@ DEMO = Recipe(
     in_channels=1,
     image_size=32,
     loss="asymmetric",
-    train=TrainConfig(epochs=8, batch_size=64, lr=5e-3, schedule="cosine", warmup_steps=50, monitor="macro_f1"),
+    # With the mean over entries the count would drown the digits, of which most are absent.
+    reduction="batchmean",
+    train=TrainConfig(epochs=5, batch_size=64, lr=8e-3, schedule="cosine", warmup_steps=50, monitor="macro_f1"),
 )
 
 

@@ -31,6 +31,8 @@ class Recipe:
         image_size: Pixels of a side; images are resized to this square.
         loss: Name of the loss of the any-of groups, from `mlabel.losses`; exclusive groups get cross-entropy.
         loss_options: Further arguments of the loss, such as `{"gamma_neg": 2.0}`.
+        reduction: `mean` over known entries; `batchmean`: a sum over labels, so that a group of many any-of labels
+            weighs more than an exclusive one; or `sum`.
         weighting: Class weights from the training counts: a scheme of `mlabel.weights`; None: none.
         objective: What the thresholds are fitted for: `f1` or `f_beta`.
         scope: What has a threshold of its own: `label`, `group` or `global`.
@@ -57,6 +59,7 @@ class Recipe:
     image_size: int = 128
     loss: str = "binary_cross_entropy"
     loss_options: Mapping[str, Any] = field(default_factory=dict)
+    reduction: str = "mean"
     weighting: str | None = None
     objective: str = "f1"
     scope: str = "label"

@@ -304,6 +304,7 @@ def make_loss(recipe: Recipe, train: ImageTable) -> torch.nn.Module:
         targets=train.targets,
         unknown=train.unknown,
         weighting=recipe.weighting,
+        reduction=recipe.reduction,
         options=recipe.loss_options,
     )
 
@@ -348,7 +349,7 @@ def _draw_examples(run: Run, result: RunEvaluation, path: Path) -> Path:
     levels = Thresholds.load(saved, table.space) if saved.exists() else 0.5
     chosen = table[rows]
     return plot_examples(
-        [dataset[int(row)][1].permute(1, 2, 0).numpy() for row in rows],
+        [dataset[int(row)][1].numpy() for row in rows],
         names=table.space.names,
         scores=result.scores[rows],
         targets=chosen.targets,

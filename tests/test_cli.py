@@ -1,0 +1,182 @@
+"""The command line and the recipes behind it: a whole run on small images, and errors in one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlabel.cli import main
+from mlabel.recipes import Recipe, Run
+from mlabel.training import TrainConfig
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images that are bright in the channels of their tags, dark or light by their kind; no test part."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    lines = ["image,tags,kind,part"]
+    for number in range(80):
+        held = rng.random(3) < 0.4
+        light = bool(rng.integers(2))
+        pixels = rng.integers(0, 60, (16, 16, 3)) + 120 * held + 60 * light
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+        tags = " ".join(name for name, is_held in zip(("red", "green", "blue"), held, strict=True) if is_held)
+        lines.append(f"{number}.png,{tags},{'light' if light else 'dark'},{'val' if number % 4 == 0 else 'train'}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def command(data: Path, run: Path, *more: str) -> list[str]:
+    reader = ["--reader", "csv", "--data", str(data / "labels.csv")]
+    for option in ("tags_column=tags", 'separator=" "', 'exclusive=["kind"]', "partition_column=part"):
+        reader += ["--reader-option", option]
+    model = ["--backbone", "small_cnn", "--image-size", "16", "--batch-size", "16", "--epochs", "2", "--lr", "0.01"]
+    return ["train", *reader, *model, "--precision", "fp32", "--run", str(run), *more]
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "a"
+    assert main(command(data, run)) == 0
+    return run
+
+
+def test_a_run_folder_holds_what_the_design_says(trained: Path) -> None:
+    names = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file()}
+    assert names >= {
+        "config.json",
+        "labels.json",
+        "history.csv",
+        "thresholds.json",
+        "best",
+        "report/index.html",
+        "report/metrics-val.json",
+        "bundle/config.json",
+        "bundle/model.safetensors",
+        "bundle/selected_tags.csv",
+        "bundle/thresholds.json",
+    }
+    config = json.loads((trained / "config.json").read_text())
+    assert set(config) >= {"recipe", "train", "model"}
+    assert Recipe.from_dict(config["recipe"]).to_dict() == config["recipe"]
+
+
+def test_evaluate_says_the_part_and_prints_one_metric_a_line(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["evaluate", "--run", str(trained), "--threshold", "0.3", "--verbose"]) == 0
+    printed = capsys.readouterr().out
+    assert "the test part is missing: these figures are of the validation part" in printed
+    assert "cross-fitted" in printed
+    assert re.search(r"^metric +prior +at 0\.3 +calibrated$", printed, re.M)
+    assert re.search(r"^macro_f1( +[01]\.\d+| +nan){3}$", printed, re.M)
+    assert re.search(r"^kind\.accuracy( +[01]\.\d+){3}$", printed, re.M)
+    assert re.search(r"^green +\d+ ", printed, re.M), "the table of labels"
+
+
+def test_calibrate_changes_run_and_bundle(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["calibrate", "--run", str(trained), "--scope", "global"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    values = dict(line.split("\t") for line in lines)
+    assert values["dark"] == values["light"] == ""
+    assert len({values[name] for name in ("red", "green", "blue")}) == 1
+    in_bundle = json.loads((trained / "bundle" / "thresholds.json").read_text())
+    assert in_bundle == json.loads((trained / "thresholds.json").read_text())
+    assert in_bundle["scope"] == "global"
+    assert main(["calibrate", "--run", str(trained), "--scope", "label"]) == 0
+
+
+@pytest.mark.parametrize("format", ["tsv", "csv", "jsonl"])
+def test_predict_writes_every_image_once(
+    trained: Path, data: Path, tmp_path: Path, format: str, capsys: pytest.CaptureFixture
+) -> None:
+    bundle = str(trained / "bundle")
+    target = tmp_path / "predictions"
+    assert main(["predict", "--bundle", bundle, str(data), "--format", format, "--to", str(target)]) == 0
+    assert "80 images expected, 80 labelled, 0 skipped" in capsys.readouterr().err
+    text = target.read_text()
+    if format == "jsonl":
+        images = [json.loads(line)["image"] for line in text.splitlines()]
+    else:
+        rows = list(csv.reader(text.splitlines(), delimiter="\t" if format == "tsv" else ","))
+        assert set(rows[0]) == {"image", "red", "green", "blue", "dark", "light"}
+        assert {cell for row in rows[1:] for cell in row[1:]} == {"0", "1"}
+        images = [row[0] for row in rows[1:]]
+    assert images == sorted(str(path) for path in data.glob("*.png"))
+    capsys.readouterr()
+    assert main(["predict", "--bundle", bundle, images[0], "--format", format]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == text.splitlines()[0 if format == "jsonl" else 1]
+
+
+def test_a_second_training_needs_resume(trained: Path, data: Path, capsys: pytest.CaptureFixture) -> None:
+    before = (trained / "config.json").read_text()
+    assert main(command(data, trained)) == 2
+    assert "already holds a training" in capsys.readouterr().err
+    assert (trained / "config.json").read_text() == before
+    assert main(command(data, trained, "--resume", "auto")) == 0
+
+
+def test_the_opened_run_is_the_trained_one(trained: Path) -> None:
+    first, second = Run.open(trained, device="cpu"), Run.open(trained, device="cpu")
+    assert np.array_equal(first.score("val").probabilities, second.score("val").probabilities)
+    assert len(first.limited(4).parts["val"]) == 4
+    with pytest.raises(ValueError, match="no labelled part 'test'"):
+        first.part_to_evaluate("test")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "--run", "nowhere"], "nowhere is not a run"),
+        (["predict", "--bundle", "nowhere", "a.jpg"], "nowhere is not a bundle"),
+        (["train", "--reader", "csv", "--data", "nowhere.csv", "--run", "r"], "nowhere.csv"),
+        (
+            ["train", "--reader", "csv", "--data", "x", "--run", "r", "--min-count", "0", "--max-labels", "3"],
+            "max_labels",
+        ),
+        (["train", "--reader", "csv", "--data", "x", "--run", "r", "--loss-option", "gamma"], "NAME=VALUE"),
+        (["train", "--reader", "csv", "--data", "x", "--run", "r", "--lr", "-1"], "lr must be"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert len(printed.err.strip().splitlines()) == 1
+    assert printed.out == ""
+    assert not list(tmp_path.iterdir()), "nothing is left behind by a command that could not begin"
+
+
+def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture) -> None:
+    for name in ("demo", "train", "evaluate", "calibrate", "predict"):
+        with pytest.raises(SystemExit) as exit_:
+            main([name, "--help"])
+        assert exit_.value.code == 0
+        assert f"example: mlabel {name}" in capsys.readouterr().out
+
+
+def test_the_module_is_the_command_and_imports_lazily() -> None:
+    code = "import sys, mlabel; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    shown = subprocess.run([sys.executable, "-m", "mlabel", "--help"], capture_output=True, text=True, check=True)
+    assert "demo" in shown.stdout
+
+
+def test_a_recipe_is_checked() -> None:
+    with pytest.raises(ValueError, match="unknown reader 'cvs'; did you mean 'csv'"):
+        Recipe("cvs", "x")
+    with pytest.raises(ValueError, match=r"reader 'csv' has no option 'tag_column'; did you mean 'tags_column'"):
+        Recipe("csv", "x", reader_options={"tag_column": "tags"})
+    recipe = Recipe("mirflickr", "x", train=TrainConfig(epochs=3))
+    with pytest.raises(ValueError, match="unknown recipe setting 'bakbone'; did you mean 'backbone'"):
+        Recipe.from_dict({**recipe.to_dict(), "bakbone": "resnet18"})
