@@ -75,7 +75,7 @@ class Preprocess(nn.Module):
 
 def _multiply_add(images: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     """Return `images * scale + shift` by channel, written into `images`."""
-    if images.shape[1] == 1 or images.is_contiguous():
+    if images.is_contiguous():
         return images.mul_(scale[:, None, None]).add_(shift[:, None, None])
     if images.is_contiguous(memory_format=torch.channels_last):
         # Channels vary fastest here, and a broadcast over three of them is slow (5 times at 64 pixels): whole rows
