@@ -283,6 +283,8 @@ def test_an_exclusive_group_without_a_class_is_unknown():
         for targets in (t, sp.csr_array(t.numpy())):
             torch.testing.assert_close(loss(x, targets), loss(x[keep], t[keep]))
             assert loss.parts(x, targets)["all"][1] == loss.denominators(targets)["all"] == 7
+            everything = torch.ones(8, 3, dtype=torch.bool)  # a mask that forgets it does not make it class 0
+            torch.testing.assert_close(loss(x, targets, everything), loss(x[keep], t[keep]))
     torch.testing.assert_close(
         Loss(cross_entropy)(x, torch.ones(8, dtype=torch.int64)), F.cross_entropy(x, t[:1].argmax(1).expand(8))
     )
@@ -380,6 +382,13 @@ def test_the_gradient_takes_one_buffer():
         node = node.next_functions[0][0]
     held = node.slope.data_ptr()
     assert torch.autograd.grad(value, x)[0].data_ptr() == held
+
+
+def test_compiled_it_is_the_plain_formula():
+    x, t, known = batch()
+    for loss in (Loss(asymmetric, pos_weight=[1.0, 2.0, 3.0]), Loss(focal, weight=2.0)):
+        compiled = torch.compile(loss, backend="eager", fullgraph=True)
+        torch.testing.assert_close(value_and_gradient(compiled, x, t, known), value_and_gradient(loss, x, t, known))
 
 
 def test_float16_gradients_do_not_vanish():

@@ -112,8 +112,8 @@ def class_weights(
     counts, known = _check_counts(counts, num_samples)
     if space is not None and len(counts) != space.num_labels:
         raise ValueError(f"counts are of {len(counts)} labels, but the space has {space.num_labels}")
-    present = np.where(counts > 0, counts, np.minimum(1.0, known))
-    weights = np.where(known > 0, np.minimum(formula(np.where(known > 0, present, 1.0), known, beta), cap), 1.0)
+    raw = formula(np.where(counts > 0, counts, 1.0), known, beta)
+    weights = np.where(known > 0, np.minimum(raw, cap), 1.0)
     if scheme != "neg_pos":
         for span in [slice(None)] if space is None else space.slices.values():
             weights[span] = _mean_one(weights[span], counts[span] > 0)
