@@ -188,6 +188,12 @@ def test_a_closed_loader_ends_its_passes_and_can_begin_another(folder):
     loader = Loader(make_table(folder), batch_size=4, image_size=8)
     batches = loader.epoch(0)
     next(batches)
+    next(batches)
+    next(loader.epoch(1, start=5))
+    with pytest.raises(RuntimeError, match="a later pass was begun"):
+        next(batches)
+    batches = loader.epoch(0)
+    next(batches)
     loader.close()
     with pytest.raises(RuntimeError, match="the loader was closed"):
         next(batches)

@@ -292,15 +292,13 @@ class Loader:
             stream._shutdown_workers()
 
     def _pass(self, epoch: int, start: int) -> Iterator[Batch]:
-        number = start
-        if number < len(self):
-            turn = self._begin(epoch, start)
-            while number < len(self):
-                planned = self._plan.batches[number - start]
-                batch = self._collate(self._next(turn), number, len(planned))
-                number += 1
-                if batch is not None:
-                    yield batch
+        if start == len(self):
+            return
+        turn = self._begin(epoch, start)
+        for number, planned in enumerate(self._plan.batches, start):
+            batch = self._collate(self._next(turn), number, len(planned))
+            if batch is not None:
+                yield batch
 
     def _begin(self, epoch: int, start: int) -> int:
         """Set the workers on an epoch; return the number of this pass."""
