@@ -23,7 +23,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "mlabel"
 
-autodoc_default_options = {"members": True, "imported-members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
@@ -33,3 +33,5 @@ napoleon_use_ivar = True
 # Docstrings are written for readers of the source too: a single backtick is code.
 default_role = "code"
 doctest_global_setup = "import numpy as np, torch, mlabel"
+# The examples of docstrings run with the tests, in the namespace of their module.
+doctest_test_doctest_blocks = ""

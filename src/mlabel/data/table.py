@@ -34,7 +34,7 @@ class ImageTable:
     it gives another table.
 
     Args:
-        paths: Where the images lie, N texts or `Path`s. They are not opened here.
+        paths: Where the images lie, N texts or `Path` objects. They are not opened here.
         targets: What holds, 1 present and 0 absent, (N, L), dense or sparse; kept as CSR uint8.
         space: The meaning of the L columns.
         ids: N unique texts. None: the file names without suffix where these are unique, else the paths.
