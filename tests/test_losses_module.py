@@ -394,8 +394,11 @@ def test_compiled_it_is_the_plain_formula():
 def test_float16_gradients_do_not_vanish():
     """A mean's gradient below float16's smallest number survives a scaler's factor."""
     x = torch.zeros(100, 2000, dtype=torch.float16, requires_grad=True)
-    value = Loss(binary_cross_entropy)(x, torch.zeros(100, 2000)) * 65536.0
-    assert torch.autograd.grad(value, x)[0][0, 0].item() == pytest.approx(0.5 * 65536 / 200_000, rel=1e-3)
+    targets = torch.zeros(100, 2000)
+    targets[7, 5] = 1.0
+    gradient = torch.autograd.grad(Loss(binary_cross_entropy)(x, targets) * 65536.0, x)[0]
+    wanted = (0.5 - targets) * 65536 / 200_000
+    torch.testing.assert_close(gradient.float(), wanted, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize(

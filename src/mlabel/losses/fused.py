@@ -111,9 +111,7 @@ def _sweep(
         x.view(-1)[at[bounds[number] : bounds[number + 1]] - start * logits.shape[1]] = -HIDDEN
         value, gradient = kernel.negative(x)
         sums.append(_total(value, entries.negative))
-        gradient = _scaled(gradient, entries.negative)
-        if gradient.dtype != logits.dtype:
-            _write(slope, rows, gradient, factor)
+        _write(slope, rows, _scaled(gradient, entries.negative), factor)
     value, gradient = _at_positives(logits, kernel, entries, (at, targets))
     if slope is not None:
         slope.view(-1)[at] = (gradient if factor is None else gradient.mul_(factor)).to(slope.dtype)
@@ -165,8 +163,10 @@ def _sweep_dense(
 
 
 def _write(slope: Tensor | None, rows: slice, values: Tensor, factor: Tensor | None) -> None:
-    if slope is not None:
-        slope[rows] = values if factor is None else values.mul_(factor)
+    """Put the values of some rows, times `factor`, into `slope`, unless they lie there already."""
+    values = values if factor is None else values.mul_(factor)
+    if slope is not None and slope[rows].data_ptr() != values.data_ptr():
+        slope[rows] = values
 
 
 def _rows_of_block(logits: Tensor) -> int:
