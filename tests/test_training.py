@@ -362,6 +362,8 @@ def test_what_does_not_fit_is_refused_with_the_differences(table: ImageTable, tm
     with pytest.raises(ValueError, match="data has changed"):
         again(table=table[:20])
     again(table=table[:20], allow=True)
+    with pytest.raises(ValueError, match=r"another model \(image_size: \[12, 12\] saved, \[16, 16\] now"):
+        again(model=create_model(Tiny(), SPACE, image_size=16))
     with pytest.raises(ValueError, match=r"another model: .*norm"):
         again(model=create_model(Tiny(norm=False), SPACE, image_size=12))
 

@@ -7,6 +7,7 @@ disk and renamed; older ones are removed only after that.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shutil
@@ -189,6 +190,7 @@ def load_checkpoint(
     described = read_description(checkpoint)
     state.model.space.check_same(LabelSpace.from_dict(described["space"]), str(checkpoint))
     state.config.check_continues(TrainConfig.from_dict(described["config"]))
+    _check_architecture(described["model"], state.model.config, str(checkpoint))
     if not allow_changed_data:
         _check_data(described["data"], dict(data or {}))
     weights = _read_tensors(Path(checkpoint) / "model.safetensors")
@@ -198,6 +200,15 @@ def load_checkpoint(
     _match_layout(state.optimizer)
     state.model.load_state_dict(weights)
     state.restore_counters(described["counters"])
+
+
+def _check_architecture(saved: dict[str, Any], now: dict[str, Any], source: str) -> None:
+    # Preprocessing is among it: another mean or size has the same weights and means something else.
+    saved, now = json.loads(to_json(saved)), json.loads(to_json(now))
+    differ = [name for name in sorted({*saved, *now}) if saved.get(name) != now.get(name)]
+    if differ:
+        shown = "; ".join(f"{name}: {saved.get(name)!r} saved, {now.get(name)!r} now" for name in differ)
+        raise ValueError(f"{source} holds another model ({shown})")
 
 
 def _check_data(saved: dict[str, str], now: dict[str, str]) -> None:
