@@ -199,7 +199,10 @@ def test_thresholds_of_wrong_shape_or_missing_are_refused() -> None:
 def test_thresholds_of_each_sample() -> None:
     scores, levels = np.full((2, 5), 0.5), np.array([[0.4] * 5, [0.6] * 5])
     assert decide(scores, levels).tolist() == [[True] * 5, [False] * 5]
-    assert decide(scores, levels, SPACE).tolist() == [[True, True, True, True, False], [False, False, False, True, False]]
+    assert decide(scores, levels, SPACE).tolist() == [
+        [True, True, True, True, False],
+        [False, False, False, True, False],
+    ]
     with pytest.raises(ValueError, match=r"each sample must be of shape \(2, 5\); got \(1, 5\)"):
         decide(scores, levels[:1])
 

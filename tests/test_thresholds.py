@@ -198,7 +198,7 @@ def test_cross_fitting_judges_no_sample_by_itself() -> None:
 def test_saved_and_read_back(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     targets = np.hstack([rng.random((9, 2)) < 0.5, np.eye(2)[rng.integers(0, 2, 9)], rng.random((9, 2)) < 0.5])
-    fitted = fit_thresholds(rng.random((9, 6)), targets, "f_beta", "label", space=SPACE, beta=2.0)
+    fitted = fit_thresholds(rng.random((9, 6)), targets, "f_beta", space=SPACE, beta=2.0)
     fitted.save(tmp_path / "t.json")
     again = Thresholds.load(tmp_path / "t.json", SPACE)
     assert np.array_equal(fitted.values, again.values, equal_nan=True)
@@ -213,6 +213,10 @@ def test_saved_and_read_back(tmp_path: Path) -> None:
     other = LabelSpace([Group("a", ["q", "p"]), *SPACE.groups[1:]])
     with pytest.raises(ValueError, match="column 0 is 'q' here and 'p' there"):
         Thresholds.load(tmp_path / "t.json", other)
+    fit_thresholds(np.zeros((2, 6)), np.zeros((2, 6))).save(tmp_path / "bare.json")
+    assert Thresholds.load(tmp_path / "bare.json").space is None
+    with pytest.raises(ValueError, match="without a label space"):
+        Thresholds.load(tmp_path / "bare.json", SPACE)
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"format": "mlabel.thresholds/1"}', "{"])

@@ -106,7 +106,9 @@ class Thresholds:
             loaded = cls(np.array(values), source, held, data["objective"], data["scope"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}: not thresholds: {error}") from error
-        if space is not None and held is not None:
+        if space is not None:
+            if held is None:
+                raise ValueError(f"{path}: these thresholds were saved without a label space, so theirs is not known")
             space.check_same(held, str(path))
         return loaded
 
@@ -124,8 +126,8 @@ def fit_thresholds(
     scores: Any,
     targets: Any,
     objective: str = "f1",
-    scope: str = "label",
     *,
+    scope: str = "label",
     space: LabelSpace | None = None,
     mask: Any = None,
     beta: float = 1.0,
@@ -180,8 +182,8 @@ def cross_fit_thresholds(
     scores: Any,
     targets: Any,
     objective: str = "f1",
-    scope: str = "label",
     *,
+    scope: str = "label",
     folds: Any = 5,
     seed: int = 0,
     space: LabelSpace | None = None,
@@ -218,7 +220,7 @@ def cross_fit_thresholds(
             held[others],
             sparse_targets[others],
             objective,
-            scope,
+            scope=scope,
             space=space,
             mask=None if unknown is None else unknown[others],
             beta=beta,

@@ -142,6 +142,7 @@ class Tagger:
             image_size=self.model.image_size,
             channels=self.model.in_channels,
             num_workers=num_workers,
+            pin_memory=device.type == "cuda",
             on_bad=on_bad,
             max_bad=max_bad,
         )

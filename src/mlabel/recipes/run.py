@@ -355,7 +355,7 @@ def _draw_examples(run: Run, result: RunEvaluation, path: Path) -> Path:
         targets=chosen.targets,
         decisions=decide(result.scores[rows], levels, table.space),
         mask=chosen.unknown,
-        titles=[str(each) for each in chosen.ids],
+        titles=[Path(str(each)).name for each in chosen.ids],
         path=path,
     )
 

@@ -168,12 +168,6 @@ class _Training:
         self.config = config
         self.precision = resolve_precision(config.precision, device)
         self.data = _fingerprints(train_table, val_table)
-        self.state = TrainState(
-            model=model,
-            optimizer=make_optimizer(model, config),
-            scaler=torch.amp.GradScaler(device.type, enabled=self.precision == "fp16"),
-            config=config,
-        )
         self.loader = Loader(
             train_table,
             batch_size=config.batch_size,
@@ -183,10 +177,17 @@ class _Training:
             shuffle=True,
             seed=config.seed,
             num_workers=config.num_workers,
+            pin_memory=device.type == "cuda",
             # Batch norm has no statistics of a single sample.
             min_last=min(2, config.batch_size),
         )
-        self.steps_per_epoch = -(-len(self.loader) // config.accumulate)
+        self.state = TrainState(
+            model=model,
+            optimizer=make_optimizer(model, config),
+            scaler=torch.amp.GradScaler(device.type, enabled=self.precision == "fp16"),
+            config=config,
+            steps_per_epoch=-(-len(self.loader) // config.accumulate),
+        )
 
     def run(
         self, run_dir: Path | None, resume: str | Path | None, allow_changed_data: bool
@@ -237,7 +238,7 @@ class _Training:
 
     def _step(self, batches: Sequence[Batch]) -> Event:
         state = self.state
-        rate = learning_rate(self.config, state.step - state.skipped, self.steps_per_epoch)
+        rate = learning_rate(self.config, state.step - state.skipped, state.steps_per_epoch)
         result = train_step(state, self.loss, batches, precision=self.precision, learning_rate=rate)
         state.batch = batches[-1].number + 1
         if not result.finite:
@@ -398,6 +399,9 @@ def _stop(state: TrainState, run_dir: str | Path | None, number: int, data: Mapp
 def _show(bar: tqdm, event: Event) -> None:
     state = event.state
     if event.kind == "step":
+        if bar.total is None:
+            bar.total, bar.initial = state.config.epochs * state.steps_per_epoch, state.step - 1
+            bar.n = bar.initial
         bar.update(1)
         bar.set_postfix_str(f"epoch {state.epoch + 1}/{state.config.epochs} loss {event.loss:.4f}", refresh=False)
     elif event.kind == "eval":

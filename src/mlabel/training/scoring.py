@@ -66,16 +66,17 @@ def score_table(
         DataError: an image cannot be read.
     """
     model.space.check_same(table.space, "the table")
+    device = next(model.parameters()).device
     loader = Loader(
         table,
         batch_size=batch_size,
         image_size=model.image_size,
         channels=model.in_channels,
         num_workers=num_workers,
+        pin_memory=device.type == "cuda",
     )
     probabilities = np.empty((len(table), model.space.num_labels), dtype=np.float32)
     sums: dict[str, list[float]] = {}
-    device = next(model.parameters()).device
     precision = resolve_precision(precision, device)
     try:
         with eval_mode(model):

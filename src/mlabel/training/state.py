@@ -35,6 +35,7 @@ class TrainState:
         optimizer: Its optimiser.
         scaler: The loss scaler of fp16; switched off in other precisions.
         config: The settings.
+        steps_per_epoch: Optimiser steps of one epoch; not saved, for it follows from table and settings.
         step: Optimiser steps tried, counting those that were skipped.
         epoch: Epochs finished.
         batch: Batches used of the epoch under way.
@@ -53,6 +54,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     config: TrainConfig
+    steps_per_epoch: int = 0
     step: int = 0
     epoch: int = 0
     batch: int = 0
