@@ -17,7 +17,7 @@ folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/quickstart")
 
 # 1. A table: paths, labels and official parts, checked once. An any-of group "tags" (which digits are there) and an
 #    exclusive group "count" (how many) live side by side in one label space.
-labels = write_scenes(folder / "scenes", num_scenes=2000)
+labels = write_scenes(folder / "scenes", num_scenes=5000)
 table = mlabel.data.read_csv(
     labels, tags_column="digits", separator=" ", exclusive=["count"], partition_column="partition"
 )
@@ -29,7 +29,7 @@ model = mlabel.create_model("small_cnn", table.space, in_channels=1, image_size=
 loss = mlabel.losses.create("asymmetric", space=table.space, reduction="batchmean")
 
 # 3. Training. Stop it and run this again: it goes on to the very same weights.
-config = mlabel.TrainConfig(epochs=4, batch_size=64, lr=8e-3, monitor="macro_f1")
+config = mlabel.TrainConfig(epochs=8, batch_size=64, lr=8e-3, warmup_steps=50, monitor="macro_f1")
 mlabel.fit(model, loss, train, val, config=config, run_dir=folder, resume="auto")
 load_weights(best_checkpoint(folder), model)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ class Prediction:
 
     path: str
     labels: dict[str, float]
-    scores: np.ndarray
-    decisions: np.ndarray
+    scores: np.ndarray = field(repr=False)
+    decisions: np.ndarray = field(repr=False)
 
 
 class Tagger:

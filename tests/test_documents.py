@@ -1,0 +1,67 @@
+"""What the README and the examples show is what happens."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mlabel
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_readmes_example_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 1
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "readme.py").write_text(blocks[0], encoding="utf-8")
+    runpy.run_path("readme.py")
+    printed = capsys.readouterr().out
+    macro_f1 = re.search(r"^macro_f1 +(\d\.\d+)$", printed, re.MULTILINE)
+    assert macro_f1 is not None
+    assert float(macro_f1[1]) > 0.8
+    assert printed.count("Prediction(path=") == 3
+    assert (tmp_path / "runs" / "digits" / "bundle" / "model.safetensors").exists()
+
+
+def test_the_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["quickstart.py", str(tmp_path / "run")])
+    runpy.run_path(str(ROOT / "examples" / "quickstart.py"), run_name="__main__")
+    assert re.search(r"^macro_f1( +\d\.\d+){2}$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    for name in mlabel.__all__:
+        held = getattr(mlabel, name)
+        assert name == "__version__" or held.__doc__, name
+    assert set(mlabel.__all__) == set(dir(mlabel))
+    with pytest.raises(AttributeError, match="no attribute 'fitt'"):
+        _ = mlabel.fitt
+
+
+def test_every_package_has_its_page_of_the_documentation() -> None:
+    pages = {path.stem for path in (ROOT / "docs" / "api").glob("*.md")} - {"index"}
+    packages = {
+        path.stem for path in (ROOT / "src" / "mlabel").iterdir() if not path.name.startswith(("_", "py", "cli"))
+    }
+    assert pages == packages
+
+
+@pytest.mark.slow
+def test_the_demo_meets_its_promise(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mlabel", "demo", "--run", str(tmp_path / "demo")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+    line = re.search(r"^macro_f1 +(\S+) +(\S+) +(\S+)$", done.stdout, re.MULTILINE)
+    assert line is not None
+    prior, _, calibrated = map(float, line.groups())
+    assert prior < 0.2
+    assert calibrated > 0.93
+    assert re.search(r"^next: mlabel predict --bundle ", done.stdout, re.MULTILINE)
+    for name in ("history.csv", "best", "bundle/config.json", "report/index.html", "report/examples.png"):
+        assert (tmp_path / "demo" / name).exists()
