@@ -109,10 +109,11 @@ BASE: dict[str, Any] = {"epochs": 2, "batch_size": 4, "lr": 0.01, "precision": "
         {"optimizer": "adamw", "warmup_steps": 3},
         {"optimizer": "sgd", "schedule": "step", "step_size": 1, "clip_norm": 0.5},
         {"optimizer": "adam", "accumulate": 2, "precision": "bf16"},
+        {"optimizer": "sgd", "precision": "fp16"},
         {"optimizer": "adamax", "schedule": "plateau", "step_size": 1, "monitor": "loss"},
         {"optimizer": "adadelta", "schedule": "constant", "eval_every": 2, "augment": "flip"},
     ],
-    ids=lambda settings: settings["optimizer"],
+    ids=lambda settings: f"{settings['optimizer']}-{settings.get('precision', 'fp32')}",
 )
 @pytest.mark.parametrize("stop", [1, 3, 4, 5, 6, 8])
 def test_a_training_stopped_at_any_step_goes_on_as_if_it_had_not(

@@ -113,6 +113,7 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--run", required=True, help="folder of the run")
     parser.add_argument("--resume", help="auto: go on with the run of the folder, or begin; or a checkpoint's folder")
     _add_part(parser)
+    _add_threshold(parser)
     _add_device(parser)
     _add_fields(parser, Recipe, skip={"reader_options", "loss_options", "train"})
     _add_fields(parser, TrainConfig, skip=set())
@@ -131,6 +132,7 @@ def _train(options: argparse.Namespace) -> None:
         options.run,
         resume=options.resume,
         part=options.part,
+        threshold=options.threshold,
         device=options.device,
         progress=_progress,
     )
@@ -154,7 +156,7 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument("--run", required=True, help="folder of the run")
     _add_part(parser)
     _add_device(parser)
-    parser.add_argument("--threshold", type=float, default=0.5, help="of the middle column")
+    _add_threshold(parser)
     parser.add_argument("--limit", type=int, help="score this many images of the part only")
 
 
@@ -226,6 +228,10 @@ def _add_part(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--part", help="part to evaluate on: train, val or test; test where it has labels, if not given"
     )
+
+
+def _add_threshold(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threshold", type=float, default=0.5, help="of the middle column of the table")
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:

@@ -83,8 +83,6 @@ class Recipe:
         Raises:
             ValueError: an unknown name, or a value out of its range.
         """
-        known = {each.name for each in dataclasses.fields(cls)}
         for name in data:
-            if name not in known:
-                raise ValueError(f"unknown recipe setting {name!r}; {suggest(name, known)}")
+            resolve(name, cls.__dataclass_fields__, "recipe setting")
         return cls(**{**data, "train": TrainConfig.from_dict(data["train"])})

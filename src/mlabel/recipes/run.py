@@ -90,8 +90,8 @@ class Run:
     progress: Progress = no_progress
 
     @classmethod
-    def begin(cls, recipe: Recipe, folder: str | Path, *, progress: Progress = no_progress) -> Run:
-        """Read the data of `recipe`, make its model, and write the recipe into the folder's `config.json`.
+    def begin(cls, recipe: Recipe, folder: str | Path, *, progress: Progress = no_progress, say: Say = print) -> Run:
+        """Return a new run: the data of `recipe` is read, and said what it is, and its model made.
 
         Raises:
             DataError: there is no training part; also see the reader and `create_model`.
@@ -102,6 +102,8 @@ class Run:
         parts = table.parts()
         if "train" not in parts:
             raise DataError(f"{recipe.data}: there is no training part, only {sorted(parts)}")
+        say(table.summary())
+        say("parts: " + ", ".join(f"{name} {len(part):,}" for name, part in parts.items()))
         model = create_model(
             recipe.backbone,
             table.space,
@@ -248,6 +250,7 @@ def run(
     *,
     resume: str | None = None,
     part: str | None = None,
+    threshold: float = 0.5,
     device: str | None = None,
     progress: Progress = no_progress,
     say: Say = print,
@@ -259,6 +262,7 @@ def run(
         run_dir: Where configuration, history, checkpoints, bundle and report go.
         resume: `auto`, a checkpoint's folder, or None; see `mlabel.fit`.
         part: The part to evaluate on; None: test where it has labels, else val.
+        threshold: Of the middle column of the evaluation.
         device: None: a GPU if there is one, else the CPU.
         progress: Wraps the batches that are scored; anything but `no_progress` also shows a bar in training.
         say: Takes what a person should read on the way.
@@ -267,9 +271,7 @@ def run(
         DataError, FileNotFoundError, ValueError: see the reader, `create_model` and `fit`.
     """
     refuse_used(run_dir, resume)
-    work = Run.begin(recipe, run_dir, progress=progress)
-    for name, table in work.parts.items():
-        say(f"{name}: {table.summary()}")
+    work = Run.begin(recipe, run_dir, progress=progress, say=say)
     train = work.parts["train"]
     write_run_config(run_dir, recipe=work.recipe.to_dict())
     fit(
@@ -285,7 +287,7 @@ def run(
     )
     work.load_best()
     work.calibrate()
-    result = work.evaluate(part=part)
+    result = work.evaluate(part=part, threshold=threshold)
     write_evaluation(work, result)
     return result
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlabel._checks import check_between, check_positive, resolve, suggest
+from mlabel._checks import check_between, check_positive, resolve
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "adamax", "adadelta")
 SCHEDULES = ("constant", "cosine", "step", "plateau")
@@ -44,7 +44,8 @@ class TrainConfig:
         save_every: Steps between checkpoints; None: at the end of each epoch only. The end of an epoch always is one.
         keep: How many of the newest checkpoints stay on disk, at least 2. The best one always stays.
         num_workers: Processes that decode images; 0: none but this one. Does not change any result.
-        augment: Name of the augmentation of training images, from `mlabel.data.AUGMENTATIONS`.
+        augment: Augmentation of the training images: `none`, `light`, `standard`, `strong`, or steps with their
+            strength, such as `crop:0.5+flip`; see `mlabel.data.augmentation`.
         seed: Of order, augmentation and dropout.
 
     Raises:
@@ -107,10 +108,8 @@ class TrainConfig:
         Raises:
             ValueError: an unknown name, or a value out of its range.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
         for name in data:
-            if name not in known:
-                raise ValueError(f"unknown training setting {name!r}; {suggest(name, known)}")
+            resolve(name, cls.__dataclass_fields__, "training setting")
         return cls(**data)
 
     def check_continues(self, saved: TrainConfig) -> None:
