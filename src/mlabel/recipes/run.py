@@ -13,7 +13,7 @@ import torch
 
 from mlabel._checks import DataError, suggest
 from mlabel._files import read_json, to_json, write_atomically
-from mlabel.data import READERS, ImageDataset, ImageTable
+from mlabel.data import READERS, ImageDataset, ImageTable, stratified_split
 from mlabel.decisions import Thresholds, cross_fit_thresholds, fit_thresholds
 from mlabel.inference import save_bundle
 from mlabel.labels import LabelSpace, decide
@@ -235,13 +235,20 @@ class Run:
             f"at {threshold:g}": evaluate(scores, table.targets, threshold, **known),
         }
         saved = self.folder / "thresholds.json"
-        if saved.exists() and part == "val":
-            levels, folds = cross_fit_thresholds(scores, table.targets, **_fitting(self.recipe, table))
+        if not table.space.any_of.any():
+            notes = (*notes, "every group is exclusive: the highest score decides, and there are no thresholds")
+        elif saved.exists() and part == "val":
+            levels, folds = self._cross_fit(table, scores)
             columns["calibrated"] = evaluate(scores, table.targets, levels, folds=folds, **known)
             notes = (*notes, "calibrated: cross-fitted, each fifth judged by thresholds fitted on the others")
         elif saved.exists():
             columns["calibrated"] = evaluate(scores, table.targets, Thresholds.load(saved, table.space), **known)
         return RunEvaluation(part, columns, notes, scores)
+
+    def _cross_fit(self, table: ImageTable, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the thresholds of each stratified fifth (5, L), and the fifth of each image (N,)."""
+        fifths = stratified_split(table.targets, (0.2,) * 5, groups=table.groups, unknown=table.unknown)
+        return cross_fit_thresholds(scores, table.targets, folds=fifths, **_fitting(self.recipe, table))
 
 
 def run(
