@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,23 @@ def test_predict_writes_every_image_once(
     assert capsys.readouterr().out.splitlines()[-1] == text.splitlines()[0 if format == "jsonl" else 1]
 
 
+def test_the_doctor_finds_what_was_planted(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    reader = command(data, tmp_path / "unused")[1 : 1 + 2 * 6]
+    assert main(["doctor", *reader, "--min-positives", "1", "--page", str(tmp_path / "page")]) == 0
+    assert "found: 0 errors" in capsys.readouterr().out
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "Labels per image" in page
+    assert "green" in page
+    broken = tmp_path / "broken"
+    shutil.copytree(data, broken)
+    (broken / "7.png").write_text("<html>")
+    reader[3] = str(broken / "labels.csv")
+    assert main(["doctor", *reader, "--format", "json"]) == 1
+    found = json.loads(capsys.readouterr().out)["findings"]
+    assert [(each["kind"], each["examples"]) for each in found if each["level"] == "error"] == [("unreadable", ["7"])]
+    assert main(["doctor", *reader, "--no-images"]) == 0
+
+
 def test_a_second_training_needs_resume(trained: Path, data: Path, capsys: pytest.CaptureFixture) -> None:
     before = (trained / "config.json").read_text()
     assert main(command(data, trained)) == 2
@@ -158,7 +176,7 @@ def test_errors_are_one_line_and_exit_code_2(
 
 
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture) -> None:
-    for name in ("demo", "train", "evaluate", "calibrate", "predict"):
+    for name in ("demo", "doctor", "train", "evaluate", "calibrate", "predict"):
         with pytest.raises(SystemExit) as exit_:
             main([name, "--help"])
         assert exit_.value.code == 0

@@ -1,7 +1,7 @@
 """The `mlabel` command: each subcommand is a thin face over one public function.
 
-Progress goes to stderr and results to stdout. Exit codes: 0 done, 1 an error that was not foreseen, 2 wrong use or bad
-input, 130 and 143 stopped by SIGINT and SIGTERM.
+Progress goes to stderr and results to stdout. Exit codes: 0 done; 1 the doctor found an error, or one came that was not
+foreseen; 2 wrong use or bad input; 130 and 143 stopped by SIGINT and SIGTERM.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mlabel.data import READERS
+from mlabel._files import to_json
+from mlabel.data import READERS, examine, survey_images
 from mlabel.decisions import OBJECTIVES, SCOPES
 from mlabel.inference import FORMATS, Tagger, find_images, write_predictions
 from mlabel.losses import NAMES as LOSSES
 from mlabel.models import HEADS
 from mlabel.recipes import Recipe, Run, RunEvaluation, demo, run, write_evaluation
+from mlabel.recipes.run import read_table
+from mlabel.report import write_diagnosis
 from mlabel.training import OPTIMIZERS, PRECISIONS, SCHEDULES, TrainConfig
 from mlabel.weights import SCHEMES
 
@@ -55,24 +58,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     level = logging.INFO if options.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
-        options.command(options)
+        return options.command(options) or 0
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         if options.debug:
             traceback.print_exc()
         print(f"mlabel: error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mlabel", description="Multi-label image learning, from annotations to tags.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_demo, _add_train, _add_evaluate, _add_calibrate, _add_predict):
+    for add in (_add_demo, _add_doctor, _add_train, _add_evaluate, _add_calibrate, _add_predict):
         add(commands)
     return parser
 
 
-def _add(commands: Any, name: str, command: Callable[[Any], None], *, example: str) -> argparse.ArgumentParser:
+def _add(commands: Any, name: str, command: Callable[[Any], int | None], *, example: str) -> argparse.ArgumentParser:
     """Add a subcommand, whose help is the first line of its function and an example."""
     text = inspect.getdoc(command) or ""
     parser: argparse.ArgumentParser = commands.add_parser(
@@ -117,12 +119,8 @@ def _add_train(commands: Any) -> None:
     _add_device(parser)
     _add_fields(parser, Recipe, skip={"reader_options", "loss_options", "train"})
     _add_fields(parser, TrainConfig, skip=set())
-    for name, text in _READER_OPTIONS.items():
-        parser.add_argument(_flag(name), type=int, default=argparse.SUPPRESS, help=f"{text} (readers that know it)")
-    for name in ("reader", "loss"):
-        parser.add_argument(
-            f"--{name}-option", action="append", default=[], metavar="NAME=VALUE", help=f"a further one of the {name}"
-        )
+    _add_reader_options(parser)
+    _add_pairs(parser, "loss")
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -142,13 +140,50 @@ def _train(options: argparse.Namespace) -> None:
 
 def _recipe(options: argparse.Namespace) -> Recipe:
     given = vars(options)
-    reader_options = {name: given[name] for name in _READER_OPTIONS if name in given}
-    reader_options.update(_pairs(options.reader_option, "--reader-option"))
     train = TrainConfig(**{field.name: given[field.name] for field in dataclasses.fields(TrainConfig)})
     own = {"reader_options", "loss_options", "train"}
     plain = {field.name: given[field.name] for field in dataclasses.fields(Recipe) if field.name not in own}
     loss_options = _pairs(options.loss_option, "--loss-option")
-    return Recipe(**plain, reader_options=reader_options, loss_options=loss_options, train=train)
+    return Recipe(**plain, reader_options=_reader_options(options), loss_options=loss_options, train=train)
+
+
+def _add_doctor(commands: Any) -> None:
+    parser = _add(commands, "doctor", _doctor, example="mlabel doctor --reader celeba --data celeba --page doctor")
+    parser.add_argument("--reader", required=True, choices=list(READERS), help="reader of the annotations")
+    parser.add_argument("--data", required=True, help="the folder or file that it reads")
+    parser.add_argument("--limit", type=int, help="look at this many images only")
+    parser.add_argument("--expected-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the images")
+    parser.add_argument("--min-positives", type=int, default=5, help="fewer in a part are a warning")
+    parser.add_argument("--distance", type=int, default=4, help="bits of 64 in which near-duplicates may differ")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that read images")
+    parser.add_argument("--format", choices=["text", "json"], default="text", help="of what is printed")
+    parser.add_argument("--page", metavar="FOLDER", help="write a page with plots into this folder")
+    parser.add_argument("--no-images", action="store_true", help="look at labels and parts only")
+    _add_reader_options(parser)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    """Say what is wrong or odd with images, labels and parts; exit code 1 where there is an error."""
+    recipe = Recipe(options.reader, options.data, reader_options=_reader_options(options), limit=options.limit)
+    parts = read_table(recipe).parts()
+    surveys = None
+    if not options.no_images:
+        surveys = {
+            name: survey_images(table, num_workers=options.num_workers, progress=_progress)
+            for name, table in parts.items()
+        }
+    diagnosis = examine(
+        parts,
+        surveys,
+        expected_size=None if options.expected_size is None else tuple(options.expected_size),
+        min_positives=options.min_positives,
+        distance=options.distance,
+    )
+    print(to_json(diagnosis.to_dict()) if options.format == "json" else diagnosis.text())
+    if options.page is not None:
+        page = write_diagnosis(options.page, diagnosis, title=f"The doctor on {Path(options.data).name}")
+        print(f"wrote {page}", file=sys.stderr)
+    return int(diagnosis.worst() == "error")
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -222,6 +257,24 @@ def _predict(options: argparse.Namespace) -> None:
     for path, reason in bad:
         print(f"skipped {path}: {reason}", file=sys.stderr)
     print(f"{len(images)} images expected, {number} labelled, {len(bad)} skipped", file=sys.stderr)
+
+
+def _add_reader_options(parser: argparse.ArgumentParser) -> None:
+    for name, text in _READER_OPTIONS.items():
+        parser.add_argument(_flag(name), type=int, default=argparse.SUPPRESS, help=f"{text} (readers that know it)")
+    _add_pairs(parser, "reader")
+
+
+def _add_pairs(parser: argparse.ArgumentParser, of: str) -> None:
+    parser.add_argument(
+        f"--{of}-option", action="append", default=[], metavar="NAME=VALUE", help=f"a further one of the {of}"
+    )
+
+
+def _reader_options(options: argparse.Namespace) -> dict[str, Any]:
+    given = vars(options)
+    short = {name: given[name] for name in _READER_OPTIONS if name in given}
+    return {**short, **_pairs(options.reader_option, "--reader-option")}
 
 
 def _add_part(parser: argparse.ArgumentParser) -> None:

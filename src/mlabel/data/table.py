@@ -217,6 +217,19 @@ class ImageTable:
         unknown = None if self.unknown is None else _none_if_empty(self.unknown[:, columns])
         return self._derive(space=LabelSpace(groups), targets=self.targets[:, columns], unknown=unknown)
 
+    def duplicates(self, distance: int = 0, *, num_workers: int = 0) -> np.ndarray:
+        """Return for each image the number of its set of duplicates, int64 (N,), having read every image.
+
+        `table.split(fractions, groups=table.duplicates(4))` keeps copies of a picture in one part.
+
+        Args:
+            distance: 0: the same picture, pixel by pixel; 1 to 16: also near-duplicates. See `Survey.duplicates`.
+            num_workers: Processes that read; 0: this one does.
+        """
+        from mlabel.data.survey import survey_images
+
+        return survey_images(self, num_workers=num_workers).duplicates(distance)
+
     def summary(self) -> str:
         """Return some lines of text: how many images and labels, positives a label, unknowns, parts, notes."""
         lines = [f"{len(self):,} images, {self.space.num_labels:,} labels"]

@@ -1,4 +1,4 @@
-"""The page of a run: one HTML file with everything in it, to be opened from the disk or sent to somebody."""
+"""The page of a run, or of the doctor: one HTML file with everything in it, to be opened or sent to somebody."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import jinja2
 import numpy as np
 
 from mlabel._files import write_atomically
-from mlabel.report.plots import plot_history
+from mlabel.report.plots import plot_correlation, plot_frequencies, plot_history, plot_labels_per_image
 
 if TYPE_CHECKING:
+    from mlabel.data import Diagnosis
     from mlabel.metrics import Evaluation
 
 _PACKAGES = ("mlabel", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow")
@@ -90,18 +91,58 @@ def write_report(
     shown = dict(pictures or {})
     if history:
         shown = {"Training": plot_history(history, folder / "history.png"), **shown}
-    text = _template().render(
+    return _write_page(
+        folder,
         title=title,
         columns=list(comparison),
         metrics=_metric_rows(comparison),
         label_columns=list(_LABEL_COLUMNS.values()),
         labels=[] if evaluation is None else _label_rows(evaluation),
-        pictures={caption: _as_data_url(path) for caption, path in shown.items()},
+        pictures=shown,
         settings=dict(_flatten(config or {})),
-        versions=_versions(),
         notes=list(notes),
         next_command=next_command,
     )
+
+
+def write_diagnosis(folder: str | Path, diagnosis: Diagnosis, *, title: str) -> Path:
+    """Write what the doctor found as `index.html` into a folder, its pictures beside it, and return the page's path.
+
+    Args:
+        folder: Where to write; made where it is not there.
+        diagnosis: What `mlabel.data.examine` returned.
+        title: The page's heading.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    totals = [sum(counts.values()) for counts in diagnosis.counts.values()]
+    pictures = {
+        "Label frequency": plot_frequencies(totals, folder / "frequency.png", names=list(diagnosis.counts)),
+        "Labels per image": plot_labels_per_image(diagnosis.labels_per_image, folder / "labels-per-image.png"),
+    }
+    if len(diagnosis.names) > 1:
+        pictures["Correlation of the most frequent labels"] = plot_correlation(
+            diagnosis.correlation, folder / "correlation.png", names=diagnosis.names
+        )
+    sizes = [f"{name}: {size:,} images" for name, size in diagnosis.num_images.items()]
+    return _write_page(
+        folder,
+        title=title,
+        columns=[],
+        metrics=[],
+        label_columns=list(diagnosis.num_images),
+        labels=[(name, [_cell(number) for number in counts.values()]) for name, counts in diagnosis.counts.items()],
+        pictures=pictures,
+        settings={},
+        notes=[*sizes, *map(str, diagnosis.findings)],
+        next_command=None,
+    )
+
+
+def _write_page(folder: Path, *, pictures: Mapping[str, str | Path], **parts: Any) -> Path:
+    """Fill in the template; `parts` are its variables."""
+    sources = {caption: _as_data_url(path) for caption, path in pictures.items()}
+    text = _template().render(pictures=sources, versions=_versions(), **parts)
     write_atomically(folder / "index.html", text)
     return folder / "index.html"
 

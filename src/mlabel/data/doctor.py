@@ -1,0 +1,304 @@
+"""The doctor: what is wrong or odd with a table's images, labels and parts, before a training pays for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from mlabel._checks import check_positive
+from mlabel.data.survey import Survey
+from mlabel.data.table import ImageTable
+
+LEVELS = ("error", "warning", "note")
+_SHOWN = 5  # examples a finding names
+_ODD_RATIO = 8  # sides so far apart are lost when an image is resized to a square
+_PAIRS = 40  # labels whose co-occurrence is shown
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found.
+
+    Attributes:
+        level: `error`: a training would stop at it; `warning`: its figures would mislead; `note`: good to know.
+        kind: What it is, in one word or two, for scripts.
+        message: What it is, in a sentence.
+        count: How many images or labels it concerns.
+        examples: Some of them, by id or name.
+    """
+
+    level: str
+    kind: str
+    message: str
+    count: int
+    examples: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        named = f": {', '.join(self.examples)}" if self.examples else ""
+        more = ", ..." if self.examples and self.count > len(self.examples) else ""
+        return f"{self.level}: {self.message}{named}{more}"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `examine` found.
+
+    Attributes:
+        findings: Errors first, then warnings, then notes.
+        counts: Label name to its positives in each part, `{"cat": {"train": 3, "val": 1}}`.
+        labels_per_image: How many images have 0, 1, 2, ... any-of labels (M,).
+        names: Of the labels whose correlation is there, the most frequent first.
+        together: (K, K) int64: images that have both labels of `names`.
+        correlation: (K, K) float64: phi coefficients of `names`, over the images of which both are known; NaN for
+            a label that is constant.
+        num_images: Images of each part.
+    """
+
+    findings: tuple[Finding, ...]
+    counts: dict[str, dict[str, int]]
+    labels_per_image: np.ndarray
+    names: tuple[str, ...]
+    together: np.ndarray
+    correlation: np.ndarray
+    num_images: dict[str, int]
+
+    def worst(self) -> str | None:
+        """Return the gravest level found, or None."""
+        return self.findings[0].level if self.findings else None
+
+    def text(self) -> str:
+        """Return the diagnosis as lines of text."""
+        sizes = ", ".join(f"{name} {size:,}" for name, size in self.num_images.items())
+        tally = Counter(finding.level for finding in self.findings)
+        found = ", ".join(f"{tally[level]} {level}{'s' * (tally[level] != 1)}" for level in LEVELS)
+        spread = ", ".join(f"{k}: {n:,}" for k, n in enumerate(self.labels_per_image.tolist()) if n)
+        return "\n".join(
+            [f"images: {sizes}", *map(str, self.findings), f"labels per image: {spread}", f"found: {found}"]
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the diagnosis as plain values, for JSON; NaN is None."""
+        correlation = [
+            [None if np.isnan(value) else round(float(value), 6) for value in row] for row in self.correlation
+        ]
+        return {
+            "format": "mlabel.diagnosis/1",
+            "images": self.num_images,
+            "findings": [vars(finding) | {"examples": list(finding.examples)} for finding in self.findings],
+            "counts": self.counts,
+            "labels_per_image": self.labels_per_image.tolist(),
+            "names": list(self.names),
+            "together": self.together.tolist(),
+            "correlation": correlation,
+        }
+
+
+def examine(
+    parts: Mapping[str, ImageTable],
+    surveys: Mapping[str, Survey] | None = None,
+    *,
+    expected_size: tuple[int, int] | None = None,
+    min_positives: int = 5,
+    distance: int = 4,
+) -> Diagnosis:
+    """Return what is wrong or odd with the parts of a data set.
+
+    Args:
+        parts: Part name to table, such as `table.parts()` gives; of one label space.
+        surveys: Part name to what `survey_images` said of its images; None: images are not looked at.
+        expected_size: Height and width that images should have; None: any.
+        min_positives: A label with fewer positives in a part is a warning.
+        distance: Bits of 64 in which the perceptual hashes of near-duplicates may differ; see `Survey.duplicates`.
+
+    Raises:
+        ValueError: no part, parts of different spaces, or a survey of another length than its part.
+
+    Example:
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> space = LabelSpace([Group("tags", ["cat", "dog"])])
+        >>> table = ImageTable(paths=["a", "b", "c"], targets=[[1, 0], [1, 0], [0, 0]], space=space)
+        >>> print(examine({"train": table[:2], "val": table[2:]}, min_positives=1).text())
+        images: train 2, val 1
+        warning: 1 label has no positive anywhere: dog
+        warning: 1 label has positives in one part only: cat
+        warning: 1 label has fewer than 1 positive in part val: cat
+        note: 1 image of part val has no any-of label, and none unknown: c
+        labels per image: 0: 1, 1: 2
+        found: 0 errors, 3 warnings, 1 note
+    """
+    check_positive(min_positives, "min_positives")
+    if not parts:
+        raise ValueError("there is no part to examine")
+    first = next(iter(parts.values()))
+    for name, table in parts.items():
+        first.space.check_same(table.space, f"part {name!r}")
+    findings = [finding for name, table in parts.items() for finding in _of_rows(name, table)]
+    findings += _of_labels(parts, min_positives)
+    if surveys is not None:
+        _check_lengths(parts, surveys)
+        findings += _of_images(parts, surveys, expected_size)
+        findings += _of_duplicates(parts, surveys, distance)
+    findings.sort(key=lambda finding: LEVELS.index(finding.level))
+    names, together, correlation = _relations(parts)
+    labels = first.space.names
+    return Diagnosis(
+        findings=tuple(findings),
+        counts={label: {name: int(t.counts[k]) for name, t in parts.items()} for k, label in enumerate(labels)},
+        labels_per_image=_labels_per_image(parts),
+        names=names,
+        together=together,
+        correlation=correlation,
+        num_images={name: len(table) for name, table in parts.items()},
+    )
+
+
+def _check_lengths(parts: Mapping[str, ImageTable], surveys: Mapping[str, Survey]) -> None:
+    for name, table in parts.items():
+        if name not in surveys or len(surveys[name].heights) != len(table):
+            raise ValueError(f"a survey of the {len(table)} images of part {name!r} is wanted")
+
+
+def _finding(level: str, kind: str, what: str, names: Any) -> list[Finding]:
+    """Return one finding about `names`, or none where there are none; `what` has {n}, {s}, {has} to fill in."""
+    held = [str(name) for name in names]
+    if not held:
+        return []
+    one = len(held) == 1
+    message = what.format(
+        n=f"{len(held):,}", s="" if one else "s", has="has" if one else "have", is_="is" if one else "are"
+    )
+    return [Finding(level, kind, message, len(held), tuple(held[:_SHOWN]))]
+
+
+def _of_rows(name: str, table: ImageTable) -> list[Finding]:
+    any_of = table.space.any_of
+    if not any_of.any() or not len(table):
+        return []
+    empty = np.diff(sp.csr_array(table.targets[:, any_of]).indptr) == 0
+    if table.unknown is not None:
+        empty &= np.diff(sp.csr_array(table.unknown[:, any_of]).indptr) == 0
+    what = f"{{n}} image{{s}} of part {name} {{has}} no any-of label, and none unknown"
+    return _finding("note", "empty rows", what, table.ids[empty])
+
+
+def _of_labels(parts: Mapping[str, ImageTable], min_positives: int) -> list[Finding]:
+    names = np.array(next(iter(parts.values())).space.names, dtype=object)
+    labelled = {name: table for name, table in parts.items() if table.known_counts.any()}
+    findings = [
+        Finding("note", "no labels", f"of part {name} nothing is known", len(table))
+        for name, table in parts.items()
+        if name not in labelled
+    ]
+    if not labelled:
+        return findings
+    counts = np.stack([table.counts for table in labelled.values()])
+    known = np.stack([table.known_counts for table in labelled.values()])
+    total, whole = counts.sum(axis=0), known.sum(axis=0)
+    findings += _finding("warning", "never present", "{n} label{s} {has} no positive anywhere", names[total == 0])
+    always = names[(total == whole) & (total > 0)]
+    findings += _finding("warning", "always present", "{n} label{s} {has} no negative anywhere", always)
+    if len(labelled) > 1:
+        lonely = ((counts > 0).sum(axis=0) == 1) & (total > 0)
+        findings += _finding("warning", "one part only", "{n} label{s} {has} positives in one part only", names[lonely])
+    for name, row in zip(labelled, counts, strict=True):
+        rare = names[(row < min_positives) & (total > 0)]
+        plural = "" if min_positives == 1 else "s"
+        what = f"{{n}} label{{s}} {{has}} fewer than {min_positives} positive{plural} in part {name}"
+        findings += _finding("warning", "few positives", what, rare)
+    return findings
+
+
+def _of_images(
+    parts: Mapping[str, ImageTable], surveys: Mapping[str, Survey], expected_size: tuple[int, int] | None
+) -> list[Finding]:
+    findings: list[Finding] = []
+    for name, table in parts.items():
+        survey = surveys[name]
+        for reason in sorted({reason for reason, _ in survey.faults.values()}):
+            rows = [row for row, (why, _) in survey.faults.items() if why == reason]
+            what = f"{{n}} image{{s}} of part {name} cannot be read ({reason})"
+            findings += _finding("error", "unreadable", what, table.ids[rows])
+        high, wide = survey.heights, survey.widths
+        long = survey.readable & (np.maximum(high, wide) >= _ODD_RATIO * np.maximum(np.minimum(high, wide), 1))
+        what = f"{{n}} image{{s}} of part {name} {{is_}} {_ODD_RATIO} or more times as long as wide, or the reverse"
+        findings += _finding("warning", "odd shape", what, table.ids[long])
+        if expected_size is not None:
+            other = survey.readable & ((high != expected_size[0]) | (wide != expected_size[1]))
+            what = f"{{n}} image{{s}} of part {name} {{is_}} not {expected_size[0]} x {expected_size[1]}"
+            findings += _finding("warning", "other size", what, table.ids[other])
+        for note, number in sorted(survey.notes.items()):
+            findings.append(Finding("note", "oddity", f"{number:,} of part {name}: {note}", number))
+    return findings
+
+
+def _of_duplicates(parts: Mapping[str, ImageTable], surveys: Mapping[str, Survey], distance: int) -> list[Finding]:
+    held = [surveys[name] for name in parts]
+    whole = Survey(
+        heights=np.concatenate([each.heights for each in held]),
+        widths=np.concatenate([each.widths for each in held]),
+        pixels=np.concatenate([each.pixels for each in held]),
+        looks=np.concatenate([each.looks for each in held]),
+        faults={},
+        notes=Counter(),
+    )
+    ids = np.concatenate([table.ids for table in parts.values()])
+    part = np.repeat(np.arange(len(parts)), [len(table) for table in parts.values()])
+    exact = whole.duplicates()
+    same = _leaked(exact, part)
+    near = _leaked(whole.duplicates(distance), part) & ~same
+    where = f"in an earlier part ({', '.join(parts)})"
+    repeated = np.bincount(exact, minlength=len(ids))[exact] > 1
+    return [
+        *_finding(
+            "warning", "same picture across parts", f"{{n}} image{{s}} {{has}} the same picture {where}", ids[same]
+        ),
+        *_finding(
+            "warning", "near-duplicate across parts", f"{{n}} image{{s}} {{has}} a near-duplicate {where}", ids[near]
+        ),
+        *_finding("note", "same picture", "{n} image{s} {has} the same picture as another", ids[repeated]),
+    ]
+
+
+def _leaked(sets: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """Return which images (N,) belong to a set that also stands in an earlier part: what was learned is scored."""
+    earliest = np.full(len(sets), len(sets))
+    np.minimum.at(earliest, sets, part)
+    return earliest[sets] < part
+
+
+def _labels_per_image(parts: Mapping[str, ImageTable]) -> np.ndarray:
+    held = []
+    for table in parts.values():
+        any_of = table.space.any_of
+        labelled = np.ones(len(table), dtype=bool) if any_of.any() else np.zeros(len(table), dtype=bool)
+        if table.unknown is not None:
+            labelled &= np.diff(sp.csr_array(table.unknown[:, any_of]).indptr) < max(1, any_of.sum())
+        held.append(np.diff(sp.csr_array(table.targets[:, any_of]).indptr)[labelled])
+    return np.bincount(np.concatenate(held))
+
+
+def _relations(parts: Mapping[str, ImageTable]) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """Return the most frequent labels, how often each pair of them holds together, and their phi coefficients."""
+    tables = list(parts.values())
+    names = tables[0].space.names
+    totals = np.sum([table.counts for table in tables], axis=0)
+    chosen = np.argsort(-totals, kind="stable")[:_PAIRS]
+    positives = sp.csr_array(sp.vstack([table.targets[:, chosen] for table in tables]), dtype=np.float64)
+    blanks = [sp.csr_array((len(table), len(names)), dtype=bool) for table in tables]
+    masks = [blank if table.unknown is None else table.unknown for table, blank in zip(tables, blanks, strict=True)]
+    unknown = sp.csr_array(sp.vstack([mask[:, chosen] for mask in masks]), dtype=np.float64)
+    together = (positives.T @ positives).toarray()
+    # Of every pair: images of which both are known, and those with the one present where the other is known.
+    num_unknown = unknown.sum(axis=0)
+    both = positives.shape[0] - num_unknown[:, None] - num_unknown + (unknown.T @ unknown).toarray()
+    one = positives.sum(axis=0)[:, None] - (positives.T @ unknown).toarray()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        covariance = together * both - one * one.T
+        variance = one * (both - one)
+        correlation = covariance / np.sqrt(variance * variance.T)
+    return tuple(names[k] for k in chosen), together.astype(np.int64), correlation

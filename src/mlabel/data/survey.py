@@ -1,0 +1,228 @@
+"""What the images of a table are: sizes, faults, and fingerprints by which duplicates are found."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+from PIL import Image
+from scipy.fft import dctn
+from scipy.sparse.csgraph import connected_components
+from torch.utils.data import DataLoader, Dataset
+
+from mlabel._checks import check_between, check_positive
+from mlabel.data.images import MAX_PIXELS, ImageError, read_image
+from mlabel.data.table import ImageTable
+
+_SIDE = 32  # pixels of the grey picture that the perceptual hash looks at
+_FLAT = 2.0  # grey levels: a picture that varies by less looks like every other flat one
+
+Progress = Callable[[Iterable["Facts"], int, str], Iterable["Facts"]]
+
+
+class Facts(NamedTuple):
+    """What reading one image told.
+
+    Attributes:
+        row: Of the table.
+        size: Height and width; (0, 0) where it could not be read.
+        pixels: 128-bit hash of the picture as it is shown, as two integers.
+        look: 64-bit perceptual hash; 0 where the picture is flat.
+        fault: (reason, message) where it could not be read, else None.
+        notes: Oddities that were passed over.
+    """
+
+    row: int
+    size: tuple[int, int] = (0, 0)
+    pixels: tuple[int, int] = (0, 0)
+    look: int = 0
+    fault: tuple[str, str] | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the images of a table are, in the table's order.
+
+    Attributes:
+        heights: (N,) int32; 0 where an image could not be read.
+        widths: (N,) int32.
+        pixels: (N, 2) uint64: a 128-bit hash of the picture as it is shown; equal pictures have equal ones.
+        looks: (N,) uint64: a perceptual hash; pictures that look alike differ in few bits. 0: a flat picture.
+        faults: Row to (reason, message) of each image that could not be read.
+        notes: Oddity to the number of images that have it.
+    """
+
+    heights: np.ndarray
+    widths: np.ndarray
+    pixels: np.ndarray
+    looks: np.ndarray
+    faults: dict[int, tuple[str, str]]
+    notes: Counter[str]
+
+    @property
+    def readable(self) -> np.ndarray:
+        """(N,) bool: True where the image could be read."""
+        return self.heights > 0
+
+    def duplicates(self, distance: int = 0) -> np.ndarray:
+        """Return for each image the number of its set of duplicates, int64 (N,): equal numbers, equal pictures.
+
+        The numbers suit `groups=` of `stratified_split` and of `ImageTable.split`. What could not be read is alone.
+
+        Args:
+            distance: 0: pictures that are the same pixel by pixel. 1 to 16: also those whose perceptual hashes differ
+                in at most so many of 64 bits, and all that are linked by such pairs; 4 finds re-encoded and resized
+                copies. Flat pictures are compared pixel by pixel only.
+        """
+        check_between(distance, 0, 16, "distance")
+        rows = np.flatnonzero(self.readable)
+        number = np.arange(len(self.heights))
+        if not len(rows):
+            return number
+        exact = np.unique(self.pixels[rows], axis=0, return_inverse=True)[1].reshape(-1)
+        links = [_links_of_equal(exact)]
+        if distance:
+            textured = np.flatnonzero(self.looks[rows])
+            values, which = np.unique(self.looks[rows][textured], return_inverse=True)
+            links.append(textured[_links_of_equal(which)])
+            first = textured[np.unique(which, return_index=True)[1]]
+            links += [first[pairs] for pairs in _near_pairs(values, distance)]
+        pairs = np.concatenate(links, axis=1)
+        graph = sp.coo_array((np.ones(pairs.shape[1], dtype=bool), (pairs[0], pairs[1])), shape=(len(rows), len(rows)))
+        members = connected_components(graph, directed=False)[1]
+        # A set is called by its first row, so that numbers do not depend on how sets were found.
+        leaders = np.full(members.max() + 1, len(self.heights), dtype=np.int64)
+        np.minimum.at(leaders, members, rows)
+        number[rows] = leaders[members]
+        return number
+
+
+def survey_images(
+    table: ImageTable,
+    *,
+    num_workers: int = 0,
+    max_pixels: int = MAX_PIXELS,
+    progress: Progress | None = None,
+) -> Survey:
+    """Return what the images of `table` are, having read each of them once. A bad image is a finding, not an error.
+
+    Args:
+        table: Whose images.
+        num_workers: Processes that read; 0: this one does.
+        max_pixels: Larger images count as unreadable.
+        progress: Wraps the facts as they come; gets them, their number and a title.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> path = tempfile.mkdtemp() + "/a.png"
+        >>> Image.new("L", (30, 20), 7).save(path)
+        >>> space = LabelSpace([Group("tags", ["cat", "dog"])])
+        >>> paths, ids = [path, path, "gone.png"], ["a", "b", "c"]
+        >>> table = ImageTable(paths=paths, ids=ids, targets=np.zeros((3, 2)), space=space)
+        >>> survey = survey_images(table)
+        >>> survey.heights.tolist(), survey.faults[2][0], survey.duplicates().tolist()
+        ([20, 20, 0], 'missing', [0, 0, 2])
+    """
+    check_positive(max_pixels, "max_pixels")
+    facts: Iterable[Facts] = _read_all(table, num_workers, max_pixels)
+    if progress is not None:
+        facts = progress(facts, len(table), "reading images")
+    sizes = np.zeros((len(table), 2), dtype=np.int32)
+    pixels = np.zeros((len(table), 2), dtype=np.uint64)
+    looks = np.zeros(len(table), dtype=np.uint64)
+    faults: dict[int, tuple[str, str]] = {}
+    notes: Counter[str] = Counter()
+    for each in facts:
+        sizes[each.row], pixels[each.row], looks[each.row] = each.size, each.pixels, each.look
+        notes.update(each.notes)
+        if each.fault is not None:
+            faults[each.row] = each.fault
+    return Survey(sizes[:, 0], sizes[:, 1], pixels, looks, dict(sorted(faults.items())), notes)
+
+
+def _read_all(table: ImageTable, num_workers: int, max_pixels: int) -> Iterator[Facts]:
+    reader = _Reader(table.paths, max_pixels)
+    # Not shuffled and not collated: torch's loader serves as a pool of processes whose death is noticed.
+    for batch in DataLoader(reader, batch_size=16, num_workers=num_workers, collate_fn=list):
+        yield from batch
+
+
+class _Reader(Dataset[Facts]):
+    """The facts of an image by its row; what a worker is given."""
+
+    def __init__(self, paths: np.ndarray, max_pixels: int) -> None:
+        self.paths, self.max_pixels = paths, max_pixels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> Facts:
+        notes: list[str] = []
+        try:
+            picture = read_image(str(self.paths[row]), max_pixels=self.max_pixels, notes=notes)
+        except ImageError as error:
+            return Facts(row, fault=(error.reason, str(error)))
+        height, width = picture.shape[:2]
+        return Facts(row, (height, width), _hash_pixels(picture), hash_look(picture), None, tuple(notes))
+
+
+def _hash_pixels(picture: np.ndarray) -> tuple[int, int]:
+    digest = hashlib.blake2b(np.array(picture.shape, dtype="<i8").tobytes(), digest_size=16)
+    digest.update(np.ascontiguousarray(picture).data)
+    high, low = np.frombuffer(digest.digest(), dtype="<u8").tolist()
+    return high, low
+
+
+def hash_look(picture: np.ndarray) -> int:
+    """Return a 64-bit perceptual hash of a uint8 picture (H, W, C): the signs of its lowest frequencies.
+
+    The picture is shrunk to 32 x 32 grey pixels, and each of the 8 x 8 lowest coefficients of its cosine transform
+    gives a bit: whether it is above their median (Zauner, 2010, "Implementation and benchmarking of perceptual image
+    hash functions"). 0 where the picture is flat and has no look of its own.
+    """
+    grey = Image.fromarray(picture if picture.shape[2] == 3 else picture[:, :, 0]).convert("L")
+    small = np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.float64)
+    if small.std() < _FLAT:
+        return 0
+    low = dctn(small, type=2, norm="ortho")[:8, :8].reshape(-1)
+    low[0] = 0.0  # the mean brightness, which an edit changes first
+    bits = low > np.median(low)
+    return int(np.packbits(bits).view(">u8")[0])
+
+
+def _links_of_equal(codes: np.ndarray) -> np.ndarray:
+    """Return pairs (2, P) that link all entries of equal code into one chain."""
+    order = np.argsort(codes, kind="stable")
+    same = np.flatnonzero(codes[order][1:] == codes[order][:-1])
+    return np.stack([order[same], order[same + 1]])
+
+
+def _near_pairs(values: np.ndarray, distance: int) -> Iterator[np.ndarray]:
+    """Yield pairs (2, P) of different 64-bit `values` that differ in at most `distance` bits.
+
+    Cut into distance + 1 bands, two such values agree in at least one band, so only those that share a band are
+    compared.
+    """
+    edges = np.linspace(0, 64, distance + 2).astype(int)
+    for start, stop in pairwise(edges.tolist()):
+        band = (values >> np.uint64(start)) & np.uint64(2 ** (stop - start) - 1)
+        order = np.argsort(band, kind="stable")
+        ordered = band[order]
+        left = np.arange(len(values) - 1)
+        for step in range(1, len(values)):
+            left = left[left + step < len(values)]
+            left = left[ordered[left] == ordered[left + step]]
+            if not len(left):
+                break
+            one, other = order[left], order[left + step]
+            near = np.bitwise_count(values[one] ^ values[other]) <= distance
+            yield np.stack([one[near], other[near]])

@@ -1,0 +1,214 @@
+"""The doctor and its survey: every planted fault is found and nothing else; duplicates are sets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mlabel.data import ImageTable, read_danbooru
+from mlabel.data.doctor import Diagnosis, examine
+from mlabel.data.survey import Survey, _near_pairs, hash_look, survey_images
+from mlabel.labels import Group, LabelSpace
+
+SPACE = LabelSpace([Group("tags", ["a", "b", "c"]), Group("kind", ["x", "y"], exclusive=True)])
+
+
+def picture(seed: int, size: tuple[int, int] = (48, 64)) -> Image.Image:
+    """Smooth blobs, as photographs have: they survive being re-encoded and resized."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+
+
+def make_table(paths: list[Path], targets: np.ndarray | None = None) -> ImageTable:
+    held = np.tile([1, 0, 0, 1, 0], (len(paths), 1)) if targets is None else targets
+    return ImageTable(paths=paths, ids=[f"{path.parent.name}/{path.name}" for path in paths], targets=held, space=SPACE)
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> dict[str, ImageTable]:
+    """Clean parts of 6, 3 and 3 pictures, and the folder they lie in."""
+    tables = {}
+    for number, (name, size) in enumerate({"train": 6, "val": 3, "test": 3}.items()):
+        (tmp_path / name).mkdir()
+        paths = [tmp_path / name / f"{row}.png" for row in range(size)]
+        for row, path in enumerate(paths):
+            picture(100 * number + row).save(path)
+        rows = np.arange(size)
+        targets = np.stack([rows % 3 == 0, rows % 3 == 1, rows % 3 == 2, rows % 2 == 0, rows % 2 == 1], axis=1)
+        tables[name] = make_table(paths, targets.astype(np.uint8))
+    return tables
+
+
+def diagnose(parts: dict[str, ImageTable], **options: object) -> Diagnosis:
+    surveys = {name: survey_images(table) for name, table in parts.items()}
+    return examine(parts, surveys, **{"min_positives": 1, **options})  # type: ignore[arg-type]
+
+
+def kinds(diagnosis: Diagnosis) -> dict[str, int]:
+    return {finding.kind: finding.count for finding in diagnosis.findings}
+
+
+def test_clean_parts_have_no_finding(parts: dict[str, ImageTable]) -> None:
+    diagnosis = diagnose(parts, expected_size=(48, 64))
+    assert diagnosis.findings == ()
+    assert diagnosis.worst() is None
+    assert diagnosis.num_images == {"train": 6, "val": 3, "test": 3}
+    assert diagnosis.counts["a"] == {"train": 2, "val": 1, "test": 1}
+    assert diagnosis.labels_per_image.tolist() == [0, 12]
+
+
+def test_planted_faults_of_images_are_found_and_named(parts: dict[str, ImageTable], tmp_path: Path) -> None:
+    (tmp_path / "train" / "0.png").write_bytes(b"")
+    (tmp_path / "train" / "1.png").unlink()
+    (tmp_path / "train" / "2.png").write_text("<html>")
+    Image.new("RGB", (300, 20)).save(tmp_path / "val" / "0.png")
+    diagnosis = diagnose(parts, expected_size=(48, 64))
+    unreadable = [finding for finding in diagnosis.findings if finding.kind == "unreadable"]
+    assert {finding.examples for finding in unreadable} == {("train/0.png",), ("train/1.png",), ("train/2.png",)}
+    assert len({finding.message for finding in unreadable}) == 3, "a distinct reason each"
+    assert diagnosis.worst() == "error"
+    assert kinds(diagnosis)["odd shape"] == 1
+    assert kinds(diagnosis)["other size"] == 1
+
+
+def test_pictures_in_two_parts_are_counted(parts: dict[str, ImageTable], tmp_path: Path) -> None:
+    copy = Image.open(tmp_path / "train" / "3.png")
+    copy.save(tmp_path / "val" / "1.png", compress_level=1)  # other bytes, the same picture
+    again = Image.open(tmp_path / "train" / "4.png")
+    again.resize((80, 60)).save(tmp_path / "test" / "2.png")  # near it
+    again.save(tmp_path / "train" / "5.png")  # a copy inside a part leaks nothing
+    diagnosis = diagnose(parts)
+    found = {finding.kind: finding for finding in diagnosis.findings}
+    assert found["same picture across parts"].examples == ("val/1.png",)
+    assert found["near-duplicate across parts"].examples == ("test/2.png",)
+    assert found["same picture"].count == 4
+    assert found["same picture across parts"].level == "warning"
+    assert "near-duplicate across parts" not in kinds(diagnose(parts, distance=0))
+
+
+def test_findings_of_labels_by_hand() -> None:
+    train = make_table([Path(f"t/{k}") for k in range(4)], np.array([[1, 1, 0, 1, 0]] * 2 + [[1, 0, 0, 0, 1]] * 2))
+    val = make_table([Path(f"v/{k}") for k in range(2)], np.array([[1, 0, 0, 1, 0], [1, 0, 0, 1, 0]]))
+    unlabelled = ImageTable(paths=["w"], targets=np.zeros((1, 5)), unknown=np.zeros((1, 5), dtype=bool), space=SPACE)
+    diagnosis = examine({"train": train, "val": val, "test": unlabelled}, min_positives=2)
+    found = {(finding.kind, finding.examples) for finding in diagnosis.findings}
+    assert found == {
+        ("never present", ("c",)),
+        ("always present", ("a",)),
+        ("one part only", ("b", "y")),
+        ("few positives", ("b", "y")),
+        ("no labels", ()),
+    }
+    assert diagnosis.labels_per_image.tolist() == [0, 4, 2]
+    assert examine({"train": train[:1]}, min_positives=1).worst() == "warning"
+
+
+def test_relations_are_numpys_correlation_and_honour_unknowns() -> None:
+    rng = np.random.default_rng(0)
+    tags = rng.random((200, 3)) < [0.5, 0.3, 0.2]
+    tags[:, 1] |= tags[:, 0] & (rng.random(200) < 0.5)
+    kind = np.eye(2)[rng.integers(0, 2, 200)]
+    paths = [f"{row}" for row in range(200)]
+    table = ImageTable(paths=paths, targets=np.hstack([tags, kind]), space=SPACE)
+    diagnosis = examine({"train": table[:150], "val": table[150:]})
+    order = [SPACE.index(name) for name in diagnosis.names]
+    dense = table.targets.toarray()[:, order].astype(float)
+    np.testing.assert_allclose(diagnosis.correlation, np.corrcoef(dense.T), atol=1e-12)
+    assert np.array_equal(diagnosis.together, (dense.T @ dense).astype(int))
+    mask = np.ones((200, 5), dtype=bool)
+    mask[rng.random((200, 5)) < 0.3] = False
+    mask[:, 3:] = True
+    hidden = ImageTable(
+        paths=paths, targets=np.hstack([tags & mask[:, :3], kind]), unknown=sp.csr_array(~mask), space=SPACE
+    )
+    diagnosis = examine({"train": hidden})
+    i, j = diagnosis.names.index("a"), diagnosis.names.index("b")
+    both = mask[:, 0] & mask[:, 1]
+    assert diagnosis.correlation[i, j] == pytest.approx(np.corrcoef(tags[both, 0], tags[both, 1])[0, 1])
+
+
+def test_text_and_json(parts: dict[str, ImageTable]) -> None:
+    diagnosis = diagnose(parts, expected_size=(9, 9))
+    text = diagnosis.text()
+    assert "warning: 6 images of part train are not 9 x 9: train/0.png" in text
+    assert text.splitlines()[-1] == "found: 0 errors, 3 warnings, 0 notes"
+    data = json.loads(json.dumps(diagnosis.to_dict(), allow_nan=False))
+    assert data["findings"][0]["kind"] == "other size"
+    with pytest.raises(ValueError, match="a survey of the 6 images of part 'train'"):
+        examine(parts, {})
+    with pytest.raises(ValueError, match="no part"):
+        examine({})
+
+
+def brute_sets(values: list[int], distance: int) -> list[set[int]]:
+    sets = [{row} for row in range(len(values))]
+    for one in range(len(values)):
+        for other in range(one):
+            if (values[one] ^ values[other]).bit_count() <= distance:
+                first = next(each for each in sets if one in each)
+                second = next(each for each in sets if other in each)
+                if first is not second:
+                    sets.remove(second)
+                    first |= second
+    return sorted(sets, key=min)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6))
+@settings(max_examples=60)
+def test_near_duplicates_are_those_of_all_pairs(seed: int, distance: int) -> None:
+    rng = np.random.default_rng(seed)
+    centres = rng.integers(1, 2**64, 4, dtype=np.uint64)
+    looks = centres[rng.integers(0, 4, 14)]
+    for _ in range(5):
+        looks ^= np.uint64(1) << rng.integers(0, 64, 14).astype(np.uint64)
+    ones = np.ones(14, dtype=np.int32)
+    pixels = np.stack([np.arange(14), np.arange(14)], axis=1).astype(np.uint64)
+    sets = Survey(ones, ones, pixels, looks, {}, None).duplicates(distance)  # type: ignore[arg-type]
+    expected = brute_sets([int(look) for look in looks], distance)
+    assert [set(np.flatnonzero(sets == leader).tolist()) for leader in np.unique(sets)] == expected
+    pairs = list(_near_pairs(np.unique(looks), distance))
+    assert all(((each >= 0) & (each < 14)).all() for each in pairs)
+
+
+def test_looks_survive_encoding_and_size_but_tell_pictures_apart() -> None:
+    looks = []
+    for seed in range(30):
+        held = picture(seed, (192, 256))
+        look = hash_look(np.asarray(held))
+        smaller = hash_look(np.asarray(held.resize((200, 150))))
+        assert (look ^ smaller).bit_count() <= 4
+        looks.append(look)
+    apart = [(one ^ other).bit_count() for k, one in enumerate(looks) for other in looks[:k]]
+    assert min(apart) > 8
+    assert hash_look(np.full((9, 9, 3), 200, dtype=np.uint8)) == 0
+
+
+def test_flat_and_unreadable_pictures_are_no_near_duplicates(tmp_path: Path) -> None:
+    for name, level in (("a", 10), ("b", 240), ("c", 10)):
+        Image.new("L", (20, 20), level).save(tmp_path / f"{name}.png")
+    survey = survey_images(make_table([tmp_path / f"{name}.png" for name in "abcd"] + [tmp_path / "e.png"]))
+    assert survey.duplicates(4).tolist() == [0, 1, 0, 3, 4]
+
+
+def test_workers_do_not_change_a_survey(parts: dict[str, ImageTable]) -> None:
+    one, two = survey_images(parts["train"]), survey_images(parts["train"], num_workers=1)
+    for field in ("heights", "widths", "pixels", "looks"):
+        assert np.array_equal(getattr(one, field), getattr(two, field))
+
+
+@pytest.mark.realdata
+def test_the_same_pictures_of_openclipart_have_one_parent(real_data: Path) -> None:
+    table = read_danbooru(real_data / "danbooru", min_count=50)
+    sets = survey_images(table).duplicates()
+    parents = {
+        leader: set(table.groups[sets == leader].tolist()) for leader in np.unique(sets[sets != np.arange(len(sets))])
+    }
+    assert len(parents) > 300
+    assert sum(len(held) > 1 for held in parents.values()) <= 2
