@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mlabel.cli import main
@@ -69,6 +70,15 @@ def test_a_run_folder_holds_what_the_design_says(trained: Path) -> None:
     config = json.loads((trained / "config.json").read_text())
     assert set(config) >= {"recipe", "train", "model"}
     assert Recipe.from_dict(config["recipe"]).to_dict() == config["recipe"]
+
+
+def test_the_same_command_trains_the_same_weights(trained: Path, data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(99)  # what came before must not matter
+    assert main(command(data, tmp_path / "again")) == 0
+    names = [path.relative_to(trained) for path in (trained / "checkpoints").rglob("model.safetensors")]
+    assert names
+    for name in [*names, Path("history.csv")]:
+        assert (trained / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
 def test_evaluate_says_the_part_and_prints_one_metric_a_line(trained: Path, capsys: pytest.CaptureFixture) -> None:

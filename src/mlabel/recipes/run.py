@@ -104,18 +104,8 @@ class Run:
             raise DataError(f"{recipe.data}: there is no training part, only {sorted(parts)}")
         say(table.summary())
         say("parts: " + ", ".join(f"{name} {len(part):,}" for name, part in parts.items()))
-        model = create_model(
-            recipe.backbone,
-            table.space,
-            head=recipe.head,
-            weights=recipe.weights,
-            dropout=recipe.dropout,
-            hidden=recipe.hidden,
-            in_channels=recipe.in_channels,
-            image_size=recipe.image_size,
-        )
         folder.mkdir(parents=True, exist_ok=True)
-        return cls(folder, recipe, parts, model, progress)
+        return cls(folder, recipe, parts, make_model(recipe, table), progress)
 
     @classmethod
     def open(cls, folder: str | Path, *, device: str | None = None, progress: Progress = no_progress) -> Run:
@@ -303,6 +293,22 @@ def read_table(recipe: Recipe) -> ImageTable:
     """Return the table that a recipe's reader gives, limited as it says."""
     table = READERS[recipe.reader](recipe.data, **recipe.reader_options)
     return table if recipe.limit is None else table.limit(recipe.limit)
+
+
+def make_model(recipe: Recipe, table: ImageTable) -> Classifier:
+    """Return the model of a recipe; its first weights follow from the training's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        return create_model(
+            recipe.backbone,
+            table.space,
+            head=recipe.head,
+            weights=recipe.weights,
+            dropout=recipe.dropout,
+            hidden=recipe.hidden,
+            in_channels=recipe.in_channels,
+            image_size=recipe.image_size,
+        )
 
 
 def make_loss(recipe: Recipe, train: ImageTable) -> torch.nn.Module:
