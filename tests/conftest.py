@@ -1,4 +1,4 @@
-"""What all tests share: the folder of real data, and hypothesis without time limits."""
+"""What all tests share: the folder of real data, hypothesis without time limits, one thread a process."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 # A test's speed depends on what else the machine does; deadlines would make tests fail at random.
 settings.register_profile("mlabel", deadline=None, derandomize=True)
 settings.load_profile("mlabel")
+
+
+# Test processes side by side share the cores; threads of each would only wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -185,6 +185,15 @@ def test_errors_are_one_line_and_exit_code_2(
     assert not list(tmp_path.iterdir()), "nothing is left behind by a command that could not begin"
 
 
+def test_an_interrupt_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def interrupted(path: str, **_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlabel.cli.Tagger.load", interrupted)
+    assert main(["predict", "--bundle", "b", "a.jpg"]) == 130
+    assert capsys.readouterr().err == "mlabel: interrupted\n"
+
+
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture) -> None:
     for name in ("demo", "doctor", "train", "evaluate", "calibrate", "predict"):
         with pytest.raises(SystemExit) as exit_:

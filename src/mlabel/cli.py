@@ -59,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
         return options.command(options) or 0
+    except KeyboardInterrupt:
+        print("mlabel: interrupted", file=sys.stderr)
+        return 130
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         if options.debug:
             traceback.print_exc()
