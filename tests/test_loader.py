@@ -85,7 +85,7 @@ class NoImages:
 def planned(loader: Loader, epoch: int, start: int = 0) -> list[list[int]]:
     """Return the rows of the batches that the loader would read."""
     loader._begin(epoch, start)
-    return [[row for _, row in keys] for keys in loader._plan]
+    return [[row for _, row, _ in keys] for keys in loader._plan]
 
 
 @given(
@@ -98,7 +98,8 @@ def planned(loader: Loader, epoch: int, start: int = 0) -> list[list[int]]:
 @settings(max_examples=150, deadline=None)
 def test_each_row_comes_once_in_an_order_of_seed_and_epoch(count, batch_size, min_last, shuffle, epoch):
     min_last = min(min_last, batch_size, count)
-    options = {"batch_size": batch_size, "image_size": 4, "shuffle": shuffle, "min_last": min_last}
+    sampler = "shuffle" if shuffle else "sequential"
+    options = {"batch_size": batch_size, "image_size": 4, "sampler": sampler, "min_last": min_last}
     loader = Loader(NoImages(count), seed=3, **options)
     batches = planned(loader, epoch)
     assert len(batches) == len(loader)
@@ -134,7 +135,7 @@ def test_a_last_batch_that_is_too_small_joins_the_one_before(count, batch_size, 
 
 def test_batches_hold_images_labels_and_knowledge_of_their_rows(folder):
     table = make_table(folder)
-    batches = list(Loader(table, batch_size=6, image_size=(8, 9), shuffle=True, seed=2))
+    batches = list(Loader(table, batch_size=6, image_size=(8, 9), sampler="shuffle", seed=2))
     assert [len(batch) for batch in batches] == [6, 6, 6, 5]
     assert [batch.number for batch in batches] == [0, 1, 2, 3]
     for batch in batches:
@@ -165,7 +166,7 @@ def test_a_batch_moves_as_a_whole(folder):
 
 def test_workers_start_and_history_change_nothing(folder):
     table = make_table(folder)
-    options = {"batch_size": 4, "image_size": 8, "augment": "strong", "shuffle": True, "seed": 5, "min_last": 2}
+    options = {"batch_size": 4, "image_size": 8, "augment": "strong", "sampler": "shuffle", "seed": 5, "min_last": 2}
     expected = {epoch: list(Loader(table, **options).epoch(epoch)) for epoch in range(3)}
     assert not torch.equal(expected[0][0].images, expected[1][0].images)
     before = children()
@@ -226,7 +227,7 @@ def test_random_states_are_neither_used_nor_changed(folder):
     before = states()
     for num_workers in (0, 1):
         with Loader(
-            make_table(folder), batch_size=8, image_size=8, augment="strong", shuffle=True, num_workers=num_workers
+            make_table(folder), batch_size=8, image_size=8, augment="strong", sampler="shuffle", num_workers=num_workers
         ) as loader:
             list(loader)
         assert states() == before
@@ -248,7 +249,7 @@ def test_workers_compute_on_one_thread(folder):
 def test_a_sample_can_be_shown_again(folder):
     table = make_table(folder)
     options = {"image_size": 8, "augment": "standard", "seed": 9}
-    batch = list(Loader(table, batch_size=5, shuffle=True, **options).epoch(4))[2]
+    batch = list(Loader(table, batch_size=5, sampler="shuffle", **options).epoch(4))[2]
     dataset = ImageDataset(table, **options)
     assert len(dataset) == 23
     for row, image in zip(batch.index.tolist(), batch.images, strict=True):
@@ -407,7 +408,7 @@ def test_an_error_of_a_transform_comes_as_it_is(folder):
         (5, {"batch_size": 0}, "batch_size must be"),
         (5, {"min_last": 5}, r"min_last must be between 1 and batch_size \(4\); got 5"),
         (5, {"min_last": 0}, "min_last must be"),
-        (1, {"min_last": 2}, r"the table has 1 image\(s\), fewer than a batch must have at least \(2\)"),
+        (1, {"min_last": 2}, r"an epoch has 1 image\(s\), fewer than a batch must have at least \(2\)"),
         (5, {"image_size": 0}, "image_size must be"),
         (5, {"augment": "flp"}, "did you mean 'flip'"),
         (5, {"on_bad": "replace"}, "unknown on_bad 'replace'"),

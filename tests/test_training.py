@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mlabel.data import ImageTable
+from mlabel.data import ImageTable, Loader, mix_batch, repeat_factors, smooth_targets
 from mlabel.labels import Group, LabelSpace
 from mlabel.losses import as_loss, create
 from mlabel.models import Classifier, create_model
@@ -112,8 +112,10 @@ BASE: dict[str, Any] = {"epochs": 2, "batch_size": 4, "lr": 0.01, "precision": "
         {"optimizer": "sgd", "precision": "fp16"},
         {"optimizer": "adamax", "schedule": "plateau", "step_size": 1, "monitor": "loss"},
         {"optimizer": "adadelta", "schedule": "constant", "eval_every": 2, "augment": "flip"},
+        {"sampler": "repeat_factor", "repeat_threshold": 0.9, "mix": "cutmix", "optimizer": "adamw", "augment": "flip"},
+        {"mix": "mixup", "mix_alpha": 1.0, "label_smoothing": 0.1, "accumulate": 2, "optimizer": "sgd"},
     ],
-    ids=lambda settings: f"{settings['optimizer']}-{settings.get('precision', 'fp32')}",
+    ids=lambda settings: "-".join(settings[k] for k in ("optimizer", "precision", "sampler", "mix") if k in settings),
 )
 @pytest.mark.parametrize("stop", [1, 3, 4, 5, 6, 8])
 def test_a_training_stopped_at_any_step_goes_on_as_if_it_had_not(
@@ -158,6 +160,49 @@ def test_the_number_of_workers_does_not_matter_before_or_after(table: ImageTable
     )
     assert_same(weights(model), expected)
     assert_same_history(history, expected_history)
+
+
+def test_repeats_mixing_and_smoothing_change_training_and_nothing_else(table: ImageTable) -> None:
+    settings = BASE | {"epochs": 1, "monitor": "loss"}
+    plain, _ = whole(table, TrainConfig(**settings))
+    factors = repeat_factors(table.targets, unknown=table.unknown, threshold=0.9, scheme="instance_aware")
+    more = int(factors.sum())
+    assert more > 25
+    for changed in ({"sampler": "instance_aware", "repeat_threshold": 0.9}, {"mix": "mixup"}, {"label_smoothing": 0.2}):
+        events = list(train(make_model(), make_loss(), table, table, config=TrainConfig(**settings | changed)))
+        steps = [event for event in events if event.kind == "step"]
+        state = events[-1].state
+        assert len(steps) == state.steps_per_epoch == (more // 4 + (more % 4 >= 2) if "sampler" in changed else 6)
+        assert not torch.equal(state.model.backbone.conv.weight, plain["backbone.conv.weight"])
+        # Validation is of the images and labels as they are.
+        scores = score_table(state.model, table, _as_loss(), batch_size=4, precision="fp32")
+        assert state.history[-1]["val_loss"] == scores.loss
+
+
+def test_a_step_trains_on_the_mixed_and_smoothed_batch(table: ImageTable) -> None:
+    config = TrainConfig(**BASE | {"epochs": 1, "mix": "cutmix", "label_smoothing": 0.1, "seed": 3})
+    seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    class Spy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loss = make_loss()
+
+        def parts(self, logits: torch.Tensor, targets: Any, mask: Any = None) -> Any:
+            seen.append((targets, mask, self.loss.denominators(targets, mask)["tags"]))
+            return self.loss.parts(logits, targets, mask)
+
+        def denominators(self, targets: Any, mask: Any = None) -> Any:
+            return self.loss.denominators(targets, mask)
+
+    fit(make_model(), Spy(), table, config=config, progress="none")
+    loader = Loader(table, batch_size=4, image_size=12, sampler="shuffle", seed=3, min_last=2)
+    for batch, (targets, mask, denominator) in zip(loader.epoch(0), seen, strict=True):
+        mixed = mix_batch(batch, SPACE, mix="cutmix", seed=3, epoch=0)
+        assert torch.equal(targets, smooth_targets(mixed.targets, SPACE, 0.1))
+        assert mask is not None
+        assert torch.equal(mask, mixed.mask)
+        assert int(denominator) == int(mixed.mask[:, :3].sum())
 
 
 def test_more_epochs_of_a_constant_schedule_are_the_same_training(table: ImageTable, tmp_path: Path) -> None:
@@ -216,8 +261,6 @@ def make_state(model: Classifier, **settings: Any) -> TrainState:
 
 
 def make_batch(table: ImageTable, rows: slice) -> Any:
-    from mlabel.data import Loader
-
     return next(iter(Loader(table[rows], batch_size=len(table[rows]), image_size=12)))
 
 
@@ -476,6 +519,11 @@ def test_settings_are_checked() -> None:
     for name, value in [("epochs", 0), ("lr", 0.0), ("lr", math.inf), ("keep", 1), ("optimizer", "adma"), ("seed", -1)]:
         with pytest.raises(ValueError, match=name):
             TrainConfig(**{name: value})
+    for name, value in [("mix_alpha", 0.0), ("label_smoothing", 1.5), ("repeat_threshold", 0.0), ("mix", "blend")]:
+        with pytest.raises(ValueError, match=name):
+            TrainConfig(**{name: value})
+    with pytest.raises(ValueError, match="unknown sampler 'repeat'; did you mean 'repeat_factor'"):
+        TrainConfig(sampler="repeat")
     with pytest.raises(ValueError, match="did you mean 'adam"):
         TrainConfig(optimizer="adamm")
     with pytest.raises(ValueError, match="unknown training setting 'learning_rate'"):

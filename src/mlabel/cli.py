@@ -20,7 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mlabel._files import to_json
-from mlabel.data import READERS, examine, survey_images
+from mlabel.data import MIXES, READERS, SAMPLERS, examine, survey_images
 from mlabel.decisions import OBJECTIVES, SCOPES
 from mlabel.inference import FORMATS, Tagger, find_images, write_predictions
 from mlabel.losses import NAMES as LOSSES
@@ -43,6 +43,8 @@ _CHOICES: dict[str, Iterable[str]] = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
     "precision": PRECISIONS,
+    "sampler": SAMPLERS,
+    "mix": MIXES,
 }
 # Reader options common enough to have a name of their own on the command line.
 _READER_OPTIONS = {

@@ -3,6 +3,7 @@
 from mlabel.data.doctor import Diagnosis, Finding, examine
 from mlabel.data.images import FORMATS, ImageError, MissingImageError, read_image
 from mlabel.data.loader import BadImage, Batch, ImageDataset, Loader
+from mlabel.data.mixing import MIXES, cutmix, mix_batch, mixup, smooth_targets
 from mlabel.data.readers import (
     READERS,
     read_celeba,
@@ -12,6 +13,17 @@ from mlabel.data.readers import (
     read_mirflickr,
     write_submission,
 )
+from mlabel.data.sampling import (
+    REPEAT_THRESHOLD,
+    SAMPLERS,
+    RepeatSampler,
+    Sampler,
+    SequentialSampler,
+    count_repeats,
+    make_sampler,
+    rank_share,
+    repeat_factors,
+)
 from mlabel.data.split import stratified_split
 from mlabel.data.survey import Survey, survey_images
 from mlabel.data.table import ImageTable
@@ -20,7 +32,10 @@ from mlabel.data.transforms import AUGMENTATIONS, Augmentation, apply_keyed, aug
 __all__ = [
     "AUGMENTATIONS",
     "FORMATS",
+    "MIXES",
     "READERS",
+    "REPEAT_THRESHOLD",
+    "SAMPLERS",
     "Augmentation",
     "BadImage",
     "Batch",
@@ -31,17 +46,28 @@ __all__ = [
     "ImageTable",
     "Loader",
     "MissingImageError",
+    "RepeatSampler",
+    "Sampler",
+    "SequentialSampler",
     "Survey",
     "apply_keyed",
     "augmentation",
+    "count_repeats",
+    "cutmix",
     "examine",
+    "make_sampler",
+    "mix_batch",
+    "mixup",
+    "rank_share",
     "read_celeba",
     "read_csv",
     "read_danbooru",
     "read_fashion",
     "read_image",
     "read_mirflickr",
+    "repeat_factors",
     "sample_key",
+    "smooth_targets",
     "stratified_split",
     "survey_images",
     "write_submission",

@@ -23,11 +23,20 @@ from torch.utils.data import DataLoader, Dataset
 
 from mlabel._checks import check_between, check_positive, resolve
 from mlabel.data.images import MAX_PIXELS, WHITE, ImageError, check_options, read_image
+from mlabel.data.sampling import (
+    REPEAT_THRESHOLD,
+    Sampler,
+    check_rank,
+    checked_order,
+    count_repeats,
+    make_sampler,
+    rank_share,
+)
 from mlabel.data.table import ImageTable
 from mlabel.data.transforms import Transform, augmentation, sample_key
 
-Key = tuple[int, int]
-"""An epoch and a row of the table: all that a worker is told."""
+Key = tuple[int, int, int]
+"""An epoch, a row of the table, and how often the row came before in the epoch: all that a worker is told."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class Batch:
 
     Attributes:
         images: uint8 (N, C, H, W).
-        targets: uint8 (N, L), 1 present and 0 absent.
+        targets: uint8 (N, L), 1 present and 0 absent; float32 in [0, 1] where they were mixed or smoothed.
         mask: bool (N, L), True = known; None where the table knows all.
         index: int64 (N,), the rows of the table.
         number: Which batch of its epoch this is. After it, `Loader.epoch(epoch, start=number + 1)` goes on.
@@ -76,7 +85,8 @@ class BadImage(NamedTuple):
 class ImageDataset(Dataset[tuple[int, torch.Tensor]]):
     """The images of a table, read and augmented one at a time, for a loader of ours or of anyone's.
 
-    `dataset[row]` and `dataset[epoch, row]` give the row and the image, uint8 (C, H, W); epoch 0 unless given.
+    `dataset[row]` and `dataset[epoch, row]` give the row and the image, uint8 (C, H, W); epoch 0 unless given. A third
+    number, `dataset[epoch, row, repeat]`, is for rows that come more than once in an epoch; see `read`.
 
     Args:
         table: Which images.
@@ -129,12 +139,19 @@ class ImageDataset(Dataset[tuple[int, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, key: int | Key) -> tuple[int, torch.Tensor]:
-        epoch, row = key if isinstance(key, tuple) else (0, key)
-        return row, self.read(epoch, row)
+    def __getitem__(self, key: int | tuple[int, int] | Key) -> tuple[int, torch.Tensor]:
+        epoch, row, *repeat = key if isinstance(key, tuple) else (0, key)
+        return row, self.read(epoch, row, repeat=repeat[0] if repeat else 0)
 
-    def read(self, epoch: int, row: int, *, notes: list[str] | None = None) -> torch.Tensor:
-        """Return the image of a row as it is in an epoch, uint8 (C, H, W); `notes` as in `read_image`."""
+    def read(self, epoch: int, row: int, *, repeat: int = 0, notes: list[str] | None = None) -> torch.Tensor:
+        """Return the image of a row exactly as it is, or was, in an epoch, uint8 (C, H, W).
+
+        Args:
+            epoch: Which one.
+            row: Of the table.
+            repeat: How often the row came before in that epoch, where a sampler repeats it.
+            notes: As in `read_image`.
+        """
         name, path = str(self.ids[row]), str(self.paths[row])
         try:
             pixels = read_image(
@@ -148,7 +165,7 @@ class ImageDataset(Dataset[tuple[int, torch.Tensor]]):
         except ImageError as error:
             raise type(error)(f"sample {name!r}: {error}", error.reason) from error
         image = torch.from_numpy(pixels).permute(2, 0, 1)
-        return self.augmentation(image, sample_key(self.seed, epoch, name))
+        return self.augmentation(image, sample_key(self.seed, epoch, name, repeat=repeat))
 
 
 class Loader:
@@ -163,8 +180,14 @@ class Loader:
         image_size: Side, or height and width, of the images.
         channels: 3 for RGB, 1 for grey.
         augment: What is done to each image; see `mlabel.data.augmentation`.
-        shuffle: Take the rows in an order that follows from seed and epoch. False: in the table's order.
+        sampler: Which rows an epoch has, and in which order: a name of `make_sampler`, such as "shuffle", or an object
+            of your own. A row that comes again in an epoch is augmented anew. What the order is follows from seed and
+            epoch alone, and its length, and so that of the loader, is the same in every epoch.
+        repeat_threshold: With "repeat_factor" and "instance_aware", the frequency below which a label is rare.
         seed: Of order and augmentation.
+        rank: Of this process among those that train together; it gets every w-th row of each batch of all.
+        world_size: How many they are. Their batches of one number are together the batch of that number of one process
+            with `batch_size` w times as large, so each rank has equally many and no row is padded.
         num_workers: Processes that read images. 0: the main process does.
         pin_memory: Put batches into pinned memory, for faster copies to a GPU. Without a GPU it does nothing.
         min_last: A last batch of fewer rows is merged into the one before it, for networks with batch normalisation,
@@ -193,7 +216,7 @@ class Loader:
         >>> Image.new("L", (30, 20), 7).save(path)
         >>> space = LabelSpace([Group("tags", list("vwxyz"))])
         >>> table = ImageTable(paths=[path] * 5, ids=list("abcde"), targets=np.eye(5), space=space)
-        >>> loader = Loader(table, batch_size=2, image_size=8, shuffle=True)
+        >>> loader = Loader(table, batch_size=2, image_size=8, sampler="shuffle")
         >>> [batch.index.tolist() for batch in loader.epoch(3)]
         [[2, 4], [0, 1], [3]]
         >>> [batch.index.tolist() for batch in loader.epoch(3, start=1)]
@@ -208,8 +231,11 @@ class Loader:
         image_size: int | tuple[int, int],
         channels: int = 3,
         augment: str | Transform = "none",
-        shuffle: bool = False,
+        sampler: str | Sampler = "sequential",
+        repeat_threshold: float = REPEAT_THRESHOLD,
         seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
         num_workers: int = 0,
         pin_memory: bool = False,
         min_last: int = 1,
@@ -228,10 +254,15 @@ class Loader:
             background=background,
             max_pixels=max_pixels,
         )
-        _check_sizes(len(table), batch_size, min_last)
+        if len(table) == 0:
+            raise ValueError("the table is empty; a loader needs at least one image")
+        check_rank(rank, world_size)
         self.table = table
+        self.sampler = make_sampler(sampler, table, seed=seed, threshold=repeat_threshold)
+        _check_sizes(len(self.sampler), batch_size, min_last, world_size)
         self.batch_size = batch_size
-        self.shuffle = shuffle
+        self.rank = rank
+        self.world_size = world_size
         self.seed = seed
         self.num_workers = num_workers
         self.min_last = min_last
@@ -250,8 +281,8 @@ class Loader:
 
     def __len__(self) -> int:
         """How many batches an epoch has."""
-        full, rest = divmod(len(self.table), self.batch_size)
-        return full + 1 if rest >= self.min_last else full
+        full, rest = divmod(len(self.sampler), self.batch_size * self.world_size)
+        return full + 1 if rest >= self.min_last * self.world_size else full
 
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
@@ -277,11 +308,12 @@ class Loader:
         return self._pass(epoch, start)
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return the rows of the table in the order of an epoch, int64 (N,)."""
-        if not self.shuffle:
-            return np.arange(len(self.table))
-        generator = np.random.Generator(np.random.Philox(key=sample_key(self.seed, epoch, "order")))
-        return generator.permutation(len(self.table))
+        """Return the rows of an epoch in their order, int64 (M,), those of all ranks.
+
+        Raises:
+            ValueError: a sampler of your own gave another number of rows than its length, or a row that there is not.
+        """
+        return checked_order(self.sampler, epoch, num_rows=len(self.table))
 
     def close(self) -> None:
         """End the workers. A later epoch starts new ones."""
@@ -304,11 +336,16 @@ class Loader:
         """Set the workers on an epoch; return the number of this pass."""
         self._passes += 1
         order = self.order(epoch)
-        ends = [(number + 1) * self.batch_size for number in range(len(self) - 1)] + [len(order)]
+        places = np.stack([order, count_repeats(order)], axis=1)
+        size = self.batch_size * self.world_size
+        ends = [(number + 1) * size for number in range(len(self) - 1)] + [len(order)]
         starts = [0, *ends[:-1]]
         bounds = zip(starts[start:], ends[start:], strict=True)
         self._plan.epoch = epoch
-        self._plan.batches = [order[first:end] for first, end in bounds]
+        # As the size is a multiple of it, taking every w-th row of each batch takes every w-th of the order.
+        self._plan.batches = [
+            rank_share(places[first:end], rank=self.rank, world_size=self.world_size) for first, end in bounds
+        ]
         if self._reader is None:
             self._reader = self._make_reader()
         with self._explained(), warnings.catch_warnings():
@@ -405,14 +442,14 @@ class _Plan:
 
     def __init__(self) -> None:
         self.epoch = 0
-        self.batches: Sequence[np.ndarray] = ()
+        self.batches: Sequence[np.ndarray] = ()  # (n, 2) each: rows, and how often they came before
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch = self.epoch
-        return ([(epoch, row) for row in rows.tolist()] for rows in self.batches)
+        return ([(epoch, row, repeat) for row, repeat in places.tolist()] for places in self.batches)
 
 
 class _Read(NamedTuple):
@@ -436,9 +473,9 @@ class _BatchReader(Dataset[_Read]):
         rows: list[int] = []
         bad: list[tuple[int, ImageError]] = []
         notes: list[str] = []
-        for epoch, row in keys:
+        for epoch, row, repeat in keys:
             try:
-                images[len(rows)] = self.dataset.read(epoch, row, notes=notes)
+                images[len(rows)] = self.dataset.read(epoch, row, repeat=repeat, notes=notes)
             except ImageError as error:
                 bad.append((row, error))
                 if not self.skip:
@@ -467,11 +504,10 @@ def _dense(matrix: sp.csr_array, rows: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(matrix[rows].toarray())
 
 
-def _check_sizes(num_rows: int, batch_size: int, min_last: int) -> None:
-    if num_rows == 0:
-        raise ValueError("the table is empty; a loader needs at least one image")
+def _check_sizes(num_rows: int, batch_size: int, min_last: int, world_size: int) -> None:
     check_positive(batch_size, "batch_size")
     if not 1 <= min_last <= batch_size:
         raise ValueError(f"min_last must be between 1 and batch_size ({batch_size}); got {min_last}")
-    if num_rows < min_last:
-        raise ValueError(f"the table has {num_rows} image(s), fewer than a batch must have at least ({min_last})")
+    if num_rows < min_last * world_size:
+        ranks = f" for each of {world_size} ranks" if world_size > 1 else ""
+        raise ValueError(f"an epoch has {num_rows} image(s), fewer than a batch must have at least ({min_last}{ranks})")

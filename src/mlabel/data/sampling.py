@@ -73,8 +73,8 @@ class RepeatSampler:
 
     Example:
         >>> sampler = RepeatSampler([1.0, 2.5, 1.0, 0.5], seed=0)
-        >>> len(sampler), sampler.order(epoch=0).tolist(), sampler.order(epoch=1).tolist()
-        (5, [3, 1, 0, 1, 2], [1, 0, 2, 1, 1])
+        >>> len(sampler), sampler.order(epoch=3).tolist(), sampler.order(epoch=4).tolist()
+        (5, [1, 2, 0, 1, 1], [3, 1, 0, 1, 2])
     """
 
     def __init__(self, factors: Any, *, seed: int = 0) -> None:
@@ -247,21 +247,47 @@ _SAMPLERS: dict[str, Callable[[ImageTable, int, float], Sampler]] = {
 SAMPLERS: tuple[str, ...] = tuple(_SAMPLERS)
 
 
-def make_sampler(name: str, table: ImageTable, *, seed: int = 0, threshold: float = REPEAT_THRESHOLD) -> Sampler:
+def make_sampler(
+    sampler: str | Sampler, table: ImageTable, *, seed: int = 0, threshold: float = REPEAT_THRESHOLD
+) -> Sampler:
     """Return the sampler of a name for a table.
 
     Args:
-        name: "sequential": the table's order. "shuffle": each row once, in a random order. "repeat_factor" or
-            "instance_aware": a random order in which rows of rare labels come more often; see `repeat_factors`.
+        sampler: "sequential": the table's order. "shuffle": each row once, in a random order. "repeat_factor" or
+            "instance_aware": a random order in which rows of rare labels come more often; see `repeat_factors`. Or an
+            object of your own with the methods of `Sampler`, which comes back as it is.
         table: Whose rows.
         seed: Of the orders.
         threshold: See `repeat_factors`.
 
     Raises:
         ValueError: an unknown name, or a threshold outside (0, 1].
+        TypeError: neither a name nor an object with an order.
     """
-    make = resolve(name, _SAMPLERS, "sampler")
-    return make(table, seed, threshold)
+    if isinstance(sampler, str):
+        make = resolve(sampler, _SAMPLERS, "sampler")
+        return make(table, seed, threshold)
+    if not (hasattr(sampler, "order") and hasattr(sampler, "__len__")):
+        raise TypeError(f"sampler must be a name or an object with order(epoch) and a length; got {sampler!r}")
+    return sampler
+
+
+def checked_order(sampler: Sampler, epoch: int, *, num_rows: int) -> np.ndarray:
+    """Return the order of an epoch, integers (M,).
+
+    Raises:
+        ValueError: the sampler gave another number of rows than its length, or a row that there is not.
+    """
+    order = np.asarray(sampler.order(epoch))
+    if order.shape != (len(sampler),) or order.dtype.kind not in "iu":
+        raise ValueError(
+            f"the sampler must give {len(sampler)} rows, integers, in every epoch; in epoch {epoch} it gave "
+            f"{order.dtype} {order.shape}"
+        )
+    if len(order) and not 0 <= order.min() <= order.max() < num_rows:
+        found = f"{order.min()}..{order.max()}"
+        raise ValueError(f"the sampler must give rows in 0..{num_rows - 1}; in epoch {epoch} they are in {found}")
+    return order
 
 
 def rank_share(order: np.ndarray, *, rank: int, world_size: int) -> np.ndarray:
@@ -277,10 +303,15 @@ def rank_share(order: np.ndarray, *, rank: int, world_size: int) -> np.ndarray:
         >>> [rank_share(np.arange(5), rank=rank, world_size=2).tolist() for rank in (0, 1)]
         [[0, 2, 4], [1, 3]]
     """
+    check_rank(rank, world_size)
+    return order[rank::world_size]
+
+
+def check_rank(rank: int, world_size: int) -> None:
+    """Raise ValueError unless `rank` is in 0 .. world_size - 1."""
     check_positive(world_size, "world_size")
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be in 0..{world_size - 1} (world_size {world_size}); got {rank}")
-    return order[rank::world_size]
 
 
 def count_repeats(order: np.ndarray) -> np.ndarray:

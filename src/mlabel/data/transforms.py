@@ -18,10 +18,16 @@ from mlabel._checks import check_between, resolve
 Transform: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
-def sample_key(seed: int, epoch: int, sample_id: str) -> int:
+def sample_key(seed: int, epoch: int, sample_id: str, *, repeat: int = 0) -> int:
     """Return a number in [0, 2**63) that follows from seed, epoch and sample id, and from nothing else.
 
     It is BLAKE2b over the three, so that it is the same in every process, on every machine and in every release.
+
+    Args:
+        seed: Of the augmentation.
+        epoch: Which one.
+        sample_id: Of the sample.
+        repeat: How often the sample came before in this epoch, so that one that is repeated looks different each time.
 
     Example:
         >>> sample_key(0, 3, "im17")
@@ -29,8 +35,9 @@ def sample_key(seed: int, epoch: int, sample_id: str) -> int:
         >>> sample_key(0, 3, "im17") == sample_key(0, 4, "im17")
         False
     """
-    # Two integers and a bar each cannot be mistaken for part of the id.
-    text = f"{int(seed)}|{int(epoch)}|{sample_id}".encode("utf-8", "surrogatepass")
+    # Integers and a bar each cannot be mistaken for part of the id.
+    place = f"{int(epoch)}.{int(repeat)}" if repeat else f"{int(epoch)}"
+    text = f"{int(seed)}|{place}|{sample_id}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
 

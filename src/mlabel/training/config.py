@@ -8,10 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlabel._checks import check_between, check_positive, resolve
+from mlabel.data import MIXES, REPEAT_THRESHOLD, SAMPLERS
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "adamax", "adadelta")
 SCHEDULES = ("constant", "cosine", "step", "plateau")
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+_OPTIONS = {
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "precision": PRECISIONS,
+    "sampler": SAMPLERS,
+    "mix": MIXES,
+}
 
 # What may differ between a checkpoint and the training that goes on from it, without changing any number.
 FREE_TO_CHANGE = frozenset({"num_workers", "keep", "save_every"})
@@ -22,7 +30,7 @@ class TrainConfig:
     """The settings of a training.
 
     Args:
-        epochs: How many times each sample is seen.
+        epochs: How many times the training images are gone through.
         batch_size: Samples of one forward pass.
         optimizer: `adam`, `adamw`, `sgd`, `adamax` or `adadelta`.
         lr: Learning rate after the warm-up.
@@ -46,7 +54,16 @@ class TrainConfig:
         num_workers: Processes that decode images; 0: none but this one. Does not change any result.
         augment: Augmentation of the training images: `none`, `light`, `standard`, `strong`, or steps with their
             strength, such as `crop:0.5+flip`; see `mlabel.data.augmentation`.
-        seed: Of order, augmentation and dropout.
+        sampler: Which images an epoch has: `shuffle` (each once); `repeat_factor` or `instance_aware` (those of rare
+            labels more often, an epoch being longer for it); `sequential` (each once, in the table's order).
+        repeat_threshold: Share of the images below which a label is rare, for the samplers that repeat: a label in a
+            quarter of that share comes twice as often.
+        mix: How the samples of a batch are mixed in pairs, labels and all: `none`, `mixup` or `cutmix`.
+        mix_alpha: How evenly they are mixed, the parameter of a Beta distribution; None: 0.2 for `mixup`, 1 for
+            `cutmix`.
+        label_smoothing: How far training targets are moved towards 0.5 (any-of labels) or the uniform distribution
+            (exclusive groups); from 0, not at all, to 1.
+        seed: Of order, augmentation, mixing and dropout.
 
     Raises:
         ValueError: a value out of its range, or an unknown name.
@@ -76,10 +93,15 @@ class TrainConfig:
     keep: int = 2
     num_workers: int = 0
     augment: str = "none"
+    sampler: str = "shuffle"
+    repeat_threshold: float = REPEAT_THRESHOLD
+    mix: str = "none"
+    mix_alpha: float | None = None
+    label_smoothing: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, options in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+        for name, options in _OPTIONS.items():
             resolve(getattr(self, name), dict.fromkeys(options), name)
         for name in ("epochs", "batch_size", "accumulate", "step_size"):
             _check_count(getattr(self, name), 1, name)
@@ -94,8 +116,12 @@ class TrainConfig:
         check_between(self.weight_decay, 0, 1e6, "weight_decay")
         check_between(self.momentum, 0, 1, "momentum")
         check_between(self.decay, 0, 1, "decay")
-        if self.clip_norm is not None:
-            check_positive(self.clip_norm, "clip_norm")
+        check_positive(self.repeat_threshold, "repeat_threshold")
+        check_between(self.repeat_threshold, 0, 1, "repeat_threshold")
+        check_between(self.label_smoothing, 0, 1, "label_smoothing")
+        for name in ("clip_norm", "mix_alpha"):
+            if getattr(self, name) is not None:
+                check_positive(getattr(self, name), name)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a dictionary for JSON; `from_dict` reads it."""

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from mlabel._checks import resolve
 from mlabel._files import read_json, to_json, write_atomically
-from mlabel.data import Batch, ImageTable, Loader
+from mlabel.data import Batch, ImageTable, Loader, mix_batch, smooth_targets
 from mlabel.losses import BatchLoss, as_loss
 from mlabel.metrics import evaluate
 from mlabel.metrics.evaluation import EXTRA_METRICS, METRICS
@@ -174,7 +175,8 @@ class _Training:
             image_size=model.image_size,
             channels=model.in_channels,
             augment=config.augment,
-            shuffle=True,
+            sampler=config.sampler,
+            repeat_threshold=config.repeat_threshold,
             seed=config.seed,
             num_workers=config.num_workers,
             pin_memory=device.type == "cuda",
@@ -239,7 +241,8 @@ class _Training:
     def _step(self, batches: Sequence[Batch]) -> Event:
         state = self.state
         rate = learning_rate(self.config, state.step - state.skipped, state.steps_per_epoch)
-        result = train_step(state, self.loss, batches, precision=self.precision, learning_rate=rate)
+        prepared = [self._prepare(batch) for batch in batches]
+        result = train_step(state, self.loss, prepared, precision=self.precision, learning_rate=rate)
         state.batch = batches[-1].number + 1
         if not result.finite:
             _log.warning("step %d: loss or gradient not finite; the step changed nothing", state.step)
@@ -250,6 +253,15 @@ class _Training:
                 f"{state.step}, had the samples {ids}; lower the learning rate, or look at these images"
             )
         return Event.of("step", state, loss=result.loss)
+
+    def _prepare(self, batch: Batch) -> Batch:
+        """Return a batch as it is trained on: on the device, its samples mixed and its targets smoothed."""
+        state, config = self.state, self.config
+        batch, space = batch.to(state.device), state.model.space
+        batch = mix_batch(batch, space, mix=config.mix, alpha=config.mix_alpha, seed=config.seed, epoch=state.epoch)
+        if not config.label_smoothing:
+            return batch
+        return replace(batch, targets=smooth_targets(batch.targets, space, config.label_smoothing))
 
     def _evaluate(self, run_dir: Path | None, *, end_of_epoch: bool = False) -> Iterator[Event]:
         state, config = self.state, self.config
