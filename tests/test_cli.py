@@ -171,6 +171,8 @@ def test_the_opened_run_is_the_trained_one(trained: Path) -> None:
         ),
         (["train", "--reader", "csv", "--data", "x", "--run", "r", "--loss-option", "gamma"], "NAME=VALUE"),
         (["train", "--reader", "csv", "--data", "x", "--run", "r", "--lr", "-1"], "lr must be"),
+        (["train", "--reader", "csv", "--data", "x", "--run", "r", "--labels", "no.txt"], "no such file no.txt"),
+        (["train", "--reader", "csv", "--data", "x", "--run", "r", "--labels", " ,"], "labels names no label"),
     ],
 )
 def test_errors_are_one_line_and_exit_code_2(
@@ -194,6 +196,48 @@ def test_an_interrupt_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsy
     assert capsys.readouterr().err == "mlabel: interrupted\n"
 
 
+def test_labels_are_chosen_by_a_list_or_a_file(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("\ufeffdark\nred\n\nlight \r\n", encoding="utf-8")
+    runs = [tmp_path / "list", tmp_path / "file"]
+    for run, labels in zip(runs, ["light, red,dark", str(names)], strict=True):
+        assert main(command(data, run, "--labels", labels, "--epochs", "1")) == 0
+        capsys.readouterr()
+        assert main(["evaluate", "--run", str(run), "--verbose"]) == 0
+        shown = capsys.readouterr().out
+        assert re.search(r"^red ", shown, re.M)
+        assert not re.search(r"^(green|blue) ", shown, re.M)
+        assert main(["calibrate", "--run", str(run)]) == 0
+        assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["red", "dark", "light"]
+        opened = Run.open(run, device="cpu")
+        assert opened.model.space.names == opened.parts["train"].space.names == ("red", "dark", "light")
+        assert len(opened.parts["train"]) == 60, "images without any of the labels stay"
+        assert Recipe.from_dict(opened.recipe.to_dict()) == opened.recipe
+    histories = [(run / "history.csv").read_text() for run in runs]
+    assert histories[0] == histories[1]
+    assert main(command(data, tmp_path / "none", "--labels", "red,gren")) == 2
+    assert "unknown label 'gren'; did you mean 'green'" in capsys.readouterr().err
+    # Other labels are another model, whatever the checkpoint says.
+    assert main(command(data, runs[0], "--labels", "red", "--epochs", "1", "--resume", "auto")) == 2
+    assert "the label space of" in capsys.readouterr().err
+
+
+def test_the_doctor_looks_at_the_chosen_labels(data: Path, capsys: pytest.CaptureFixture) -> None:
+    reader = command(data, Path("unused"))[1:-1]
+    options = reader[: reader.index("--backbone")]
+    assert main(["doctor", *options, "--labels", "red,blue", "--no-images", "--format", "json"]) in (0, 1)
+    printed = capsys.readouterr().out
+    assert "green" not in printed
+
+
+def test_training_takes_sampler_mixing_and_smoothing(data: Path, tmp_path: Path) -> None:
+    options = ["--sampler", "instance_aware", "--repeat-threshold", "0.9", "--mix", "mixup", "--label-smoothing", "0.1"]
+    assert main(command(data, tmp_path / "a", *options, "--mix-alpha", "0.5", "--augment", "trivial_augment")) == 0
+    train = Recipe.from_dict(json.loads((tmp_path / "a" / "config.json").read_text())["recipe"]).train
+    assert (train.sampler, train.repeat_threshold, train.mix) == ("instance_aware", 0.9, "mixup")
+    assert (train.mix_alpha, train.label_smoothing, train.augment) == (0.5, 0.1, "trivial_augment")
+
+
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture) -> None:
     for name in ("demo", "doctor", "train", "evaluate", "calibrate", "predict"):
         with pytest.raises(SystemExit) as exit_:
@@ -214,6 +258,8 @@ def test_a_recipe_is_checked() -> None:
         Recipe("cvs", "x")
     with pytest.raises(ValueError, match=r"reader 'csv' has no option 'tag_column'; did you mean 'tags_column'"):
         Recipe("csv", "x", reader_options={"tag_column": "tags"})
+    with pytest.raises(TypeError, match="labels must be a sequence of names; got 'cat'"):
+        Recipe("csv", "x", labels="cat")
     recipe = Recipe("mirflickr", "x", train=TrainConfig(epochs=3))
     with pytest.raises(ValueError, match="unknown recipe setting 'bakbone'; did you mean 'backbone'"):
         Recipe.from_dict({**recipe.to_dict(), "bakbone": "resnet18"})

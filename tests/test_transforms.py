@@ -93,7 +93,9 @@ def test_strength_zero_does_nothing(name):
     assert all(torch.equal(transform(image, key), image) for key in KEYS)
 
 
-@pytest.mark.parametrize("name", ["flip", "vertical_flip", "rotation", "crop", "colour", "erasing"])
+@pytest.mark.parametrize(
+    "name", ["flip", "vertical_flip", "rotation", "crop", "colour", "erasing", "rand_augment", "trivial_augment"]
+)
 def test_more_strength_changes_more(name):
     def change(strength: float) -> float:
         transform = augmentation(f"{name}:{strength}", (56, 56))
@@ -137,6 +139,41 @@ def test_crop_takes_a_part_of_an_image_read_an_eighth_larger():
         assert (result.diff().to(torch.int8) >= 0).all()  # the order of the rows stays
         span = int(result[-1]) - int(result[0])
         assert 35 < span < 80  # at least sqrt(0.35 * 0.75) of the height
+
+
+def test_rand_augment_does_two_changes_of_its_magnitude():
+    transforms = [augmentation(f"rand_augment:{strength}", (40, 40)).steps[0] for strength in (1, 0.5, 0.01)]
+    assert [(each.num_ops, each.magnitude) for each in transforms] == [(2, 9), (2, 4), (2, 1)]
+
+
+def test_trivial_augment_changes_a_share_of_the_images():
+    image = picture((40, 40))
+    for strength, least, most in [(1.0, 30, 40), (0.5, 8, 28)]:  # one of its changes is none
+        results = [augmentation(f"trivial_augment:{strength}", (40, 40))(image, key) for key in KEYS]
+        assert least <= sum(not torch.equal(result, image) for result in results) <= most
+
+
+@pytest.mark.parametrize("name", ["rand_augment", "trivial_augment"])
+def test_automatic_augmentation_brings_in_the_background(name):
+    image = torch.zeros(3, 40, 40, dtype=torch.uint8)
+    results = [
+        augmentation(name, (40, 40), background=(10, 20, 30))(image, sample_key(0, 1, str(k))) for k in range(99)
+    ]
+    corners = torch.cat([result[:, [0, 0, -1, -1], [0, -1, 0, -1]].T for result in results]).unique(dim=0).tolist()
+    assert [10, 20, 30] in corners
+
+
+def test_the_crop_is_found_by_its_common_name():
+    one, other = augmentation("crop:0.5", (20, 28)), augmentation("random_resized_crop:0.5", (20, 28))
+    image = picture(one.read_size)
+    assert one.read_size == other.read_size
+    assert all(torch.equal(one(image, key), other(image, key)) for key in KEYS)
+
+
+def test_a_repeat_has_a_key_of_its_own():
+    keys = {sample_key(1, epoch, str(name), repeat=k) for epoch in range(20) for name in range(20) for k in range(20)}
+    assert len(keys) == 8000
+    assert sample_key(1, 2, "a", repeat=0) == sample_key(1, 2, "a")
 
 
 def test_steps_are_done_from_left_to_right_with_their_strengths():

@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -122,8 +123,9 @@ def _add_train(commands: Any) -> None:
     _add_part(parser)
     _add_threshold(parser)
     _add_device(parser)
-    _add_fields(parser, Recipe, skip={"reader_options", "loss_options", "train"})
+    _add_fields(parser, Recipe, skip={"reader_options", "labels", "loss_options", "train"})
     _add_fields(parser, TrainConfig, skip=set())
+    _add_labels(parser)
     _add_reader_options(parser)
     _add_pairs(parser, "loss")
 
@@ -146,10 +148,14 @@ def _train(options: argparse.Namespace) -> None:
 def _recipe(options: argparse.Namespace) -> Recipe:
     given = vars(options)
     train = TrainConfig(**{field.name: given[field.name] for field in dataclasses.fields(TrainConfig)})
-    own = {"reader_options", "loss_options", "train"}
-    plain = {field.name: given[field.name] for field in dataclasses.fields(Recipe) if field.name not in own}
-    loss_options = _pairs(options.loss_option, "--loss-option")
-    return Recipe(**plain, reader_options=_reader_options(options), loss_options=loss_options, train=train)
+    made: dict[str, Any] = {
+        "reader_options": _reader_options(options),
+        "labels": _label_names(options.labels),
+        "loss_options": _pairs(options.loss_option, "--loss-option"),
+        "train": train,
+    }
+    plain = {field.name: given[field.name] for field in dataclasses.fields(Recipe) if field.name not in made}
+    return Recipe(**plain, **made)
 
 
 def _add_doctor(commands: Any) -> None:
@@ -157,6 +163,7 @@ def _add_doctor(commands: Any) -> None:
     parser.add_argument("--reader", required=True, choices=list(READERS), help="reader of the annotations")
     parser.add_argument("--data", required=True, help="the folder or file that it reads")
     parser.add_argument("--limit", type=int, help="look at this many images only")
+    _add_labels(parser)
     parser.add_argument("--expected-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the images")
     parser.add_argument("--min-positives", type=int, default=5, help="fewer in a part are a warning")
     parser.add_argument("--distance", type=int, default=4, help="bits of 64 in which near-duplicates may differ")
@@ -169,7 +176,13 @@ def _add_doctor(commands: Any) -> None:
 
 def _doctor(options: argparse.Namespace) -> int:
     """Say what is wrong or odd with images, labels and parts; exit code 1 where there is an error."""
-    recipe = Recipe(options.reader, options.data, reader_options=_reader_options(options), limit=options.limit)
+    recipe = Recipe(
+        options.reader,
+        options.data,
+        reader_options=_reader_options(options),
+        labels=_label_names(options.labels),
+        limit=options.limit,
+    )
     parts = read_table(recipe).parts()
     surveys = None
     if not options.no_images:
@@ -280,6 +293,27 @@ def _reader_options(options: argparse.Namespace) -> dict[str, Any]:
     given = vars(options)
     short = {name: given[name] for name in _READER_OPTIONS if name in given}
     return {**short, **_pairs(options.reader_option, "--reader-option")}
+
+
+def _add_labels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--labels",
+        metavar="FILE_OR_LIST",
+        help="labels to use: names separated by commas, or a file with one name a line; all, if not given",
+    )
+
+
+def _label_names(text: str | None) -> list[str] | None:
+    """Return the names in a file or a list; None where neither is given."""
+    if text is None:
+        return None
+    if os.path.isfile(text):
+        names = Path(text).read_text(encoding="utf-8-sig").split("\n")
+    elif text.endswith(".txt"):
+        raise FileNotFoundError(f"--labels: no such file {text}")
+    else:
+        names = text.split(",")
+    return [name.strip() for name in names if name.strip()]
 
 
 def _add_part(parser: argparse.ArgumentParser) -> None:

@@ -213,6 +213,17 @@ def _erasing(strength: float, setting: _Setting) -> Transform:
     return _v2().RandomErasing(p=0.5 * strength, scale=(0.02, 0.2), value=setting.fill)
 
 
+def _rand_augment(strength: float, setting: _Setting) -> Transform:
+    """Do two random changes of colour or shape (Cubuk et al. 2020); at strength 1 of magnitude 9 of 30."""
+    return _v2().RandAugment(num_ops=2, magnitude=max(1, round(9 * strength)), fill=setting.fill)
+
+
+def _trivial_augment(strength: float, setting: _Setting) -> Transform:
+    """Do one random change of any magnitude (Müller and Hutter 2021); at strength 1 to every image."""
+    v2 = _v2()
+    return v2.RandomApply([v2.TrivialAugmentWide(fill=setting.fill)], p=strength)
+
+
 _STEPS: dict[str, Callable[[float, _Setting], Any]] = {
     "crop": _crop,
     "flip": _flip,
@@ -221,12 +232,15 @@ _STEPS: dict[str, Callable[[float, _Setting], Any]] = {
     "colour": _colour,
     "greyscale": _greyscale,
     "erasing": _erasing,
+    "rand_augment": _rand_augment,
+    "trivial_augment": _trivial_augment,
 }
 # The steps that cut: images are read an eighth larger for them, so that a cut-out is not blown up much.
 _CROPS = frozenset({"crop"})
-# "none" resizes only, which reading does.
+# "none" resizes only, which reading does. Steps that have another name elsewhere are found by that one too.
 _PRESETS: dict[str, list[tuple[str, float]]] = {
     "none": [],
+    "random_resized_crop": [("crop", 1.0)],
     "light": [("flip", 1.0), ("rotation", 1 / 3)],
     "standard": [("crop", 1.0), ("flip", 1.0)],
     "strong": [("crop", 1.0), ("flip", 1.0), ("rotation", 0.5), ("colour", 1.0), ("erasing", 0.5)],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ class Recipe:
         reader: Name of the reader of the annotations, from `mlabel.data.READERS`.
         data: The folder or file that it reads.
         reader_options: Further arguments of the reader, such as `{"min_count": 50}`.
+        labels: Names of the labels to learn; None: all that the reader gives.
         limit: Use this many images only, of each official part in proportion; None: all.
         backbone: Name of the backbone, from `mlabel.models.list_models`.
         head: Name of the head: `linear`, `mlp` or `multi`.
@@ -39,7 +40,8 @@ class Recipe:
         train: The settings of the training.
 
     Raises:
-        ValueError: an unknown reader, or an option that it does not have.
+        ValueError: an unknown reader, an option that it does not have, or no name in `labels`.
+        TypeError: `labels` that are not texts.
 
     Example:
         >>> Recipe("mirflickr", "photographs", backbone="resnet18").image_size
@@ -49,6 +51,7 @@ class Recipe:
     reader: str
     data: str
     reader_options: Mapping[str, Any] = field(default_factory=dict)
+    labels: Sequence[str] | None = None
     limit: int | None = None
     backbone: str = "resnet18"
     head: str = "linear"
@@ -71,10 +74,12 @@ class Recipe:
         for name in self.reader_options:
             if name not in known:
                 raise ValueError(f"reader {self.reader!r} has no option {name!r}; {suggest(name, known)}")
+        if self.labels is not None:
+            object.__setattr__(self, "labels", _as_names(self.labels))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as a dictionary for JSON; `from_dict` reads it."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"labels": None if self.labels is None else list(self.labels)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
@@ -86,3 +91,11 @@ class Recipe:
         for name in data:
             resolve(name, cls.__dataclass_fields__, "recipe setting")
         return cls(**{**data, "train": TrainConfig.from_dict(data["train"])})
+
+
+def _as_names(labels: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(labels, str) or not all(isinstance(name, str) for name in labels):
+        raise TypeError(f"labels must be a sequence of names; got {labels!r}")
+    if not labels:
+        raise ValueError("labels names no label; None stands for all of them")
+    return tuple(labels)

@@ -290,8 +290,14 @@ def run(
 
 
 def read_table(recipe: Recipe) -> ImageTable:
-    """Return the table that a recipe's reader gives, limited as it says."""
+    """Return the table that a recipe's reader gives, with the labels and as many images as it says.
+
+    Raises:
+        ValueError: a label that the reader does not give, or some but not all labels of an exclusive group.
+    """
     table = READERS[recipe.reader](recipe.data, **recipe.reader_options)
+    if recipe.labels is not None:
+        table = table.select_labels(recipe.labels)
     return table if recipe.limit is None else table.limit(recipe.limit)
 
 

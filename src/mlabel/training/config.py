@@ -53,7 +53,7 @@ class TrainConfig:
         keep: How many of the newest checkpoints stay on disk, at least 2. The best one always stays.
         num_workers: Processes that decode images; 0: none but this one. Does not change any result.
         augment: Augmentation of the training images: `none`, `light`, `standard`, `strong`, or steps with their
-            strength, such as `crop:0.5+flip`; see `mlabel.data.augmentation`.
+            strength, such as `crop:0.5+flip` or `crop+rand_augment`; see `mlabel.data.augmentation`.
         sampler: Which images an epoch has: `shuffle` (each once); `repeat_factor` or `instance_aware` (those of rare
             labels more often, an epoch being longer for it); `sequential` (each once, in the table's order).
         repeat_threshold: Share of the images below which a label is rare, for the samplers that repeat: a label in a
