@@ -155,6 +155,12 @@ def test_over_epochs_each_row_comes_as_often_as_its_factor():
     assert len(np.unique(counts, axis=0)) > 10
 
 
+def test_a_remainder_is_taken_from_all_fractions_in_proportion():
+    sampler = RepeatSampler([1.95, 1.1])  # of 1.05 rows more there can be one
+    counts = np.mean([np.bincount(sampler.order(epoch)) for epoch in range(4000)], axis=0)
+    np.testing.assert_allclose(counts, [1 + 0.95 / 1.05, 1 + 0.1 / 1.05], atol=0.012)
+
+
 def test_orders_differ_between_epochs_and_seeds():
     orders = [RepeatSampler(np.full(50, 1.3), seed=seed).order(epoch) for seed in range(3) for epoch in range(3)]
     assert len({order.tobytes() for order in orders}) == 9

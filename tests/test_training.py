@@ -180,7 +180,7 @@ def test_repeats_mixing_and_smoothing_change_training_and_nothing_else(table: Im
 
 
 def test_a_step_trains_on_the_mixed_and_smoothed_batch(table: ImageTable) -> None:
-    config = TrainConfig(**BASE | {"epochs": 1, "mix": "cutmix", "label_smoothing": 0.1, "seed": 3})
+    config = TrainConfig(**BASE | {"epochs": 2, "mix": "cutmix", "label_smoothing": 0.1, "seed": 3})
     seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     class Spy(nn.Module):
@@ -197,8 +197,9 @@ def test_a_step_trains_on_the_mixed_and_smoothed_batch(table: ImageTable) -> Non
 
     fit(make_model(), Spy(), table, config=config, progress="none")
     loader = Loader(table, batch_size=4, image_size=12, sampler="shuffle", seed=3, min_last=2)
-    for batch, (targets, mask, denominator) in zip(loader.epoch(0), seen, strict=True):
-        mixed = mix_batch(batch, SPACE, mix="cutmix", seed=3, epoch=0)
+    batches = [(epoch, batch) for epoch in range(2) for batch in loader.epoch(epoch)]
+    for (epoch, batch), (targets, mask, denominator) in zip(batches, seen, strict=True):
+        mixed = mix_batch(batch, SPACE, mix="cutmix", seed=3, epoch=epoch)
         assert torch.equal(targets, smooth_targets(mixed.targets, SPACE, 0.1))
         assert mask is not None
         assert torch.equal(mask, mixed.mask)
