@@ -49,12 +49,12 @@ def mixup(batch: Batch, partner: Tensor, weight: Tensor, *, space: LabelSpace) -
 
     Reference: Zhang, Cisse, Dauphin and Lopez-Paz, "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
     """
-    images, weight = batch.images, weight.to(batch.images.device, torch.float32)
-    share = weight[:, None, None, None]
-    mixed = images * share + images[partner] * (1 - share)
-    mixed = mixed if images.is_floating_point() else mixed.round_()
+    weight = weight.to(batch.images.device, torch.float32)
+    images = batch.images.float()
+    mixed = images[partner].lerp_(images, weight[:, None, None, None])
+    mixed = mixed if batch.images.is_floating_point() else mixed.round_()
     targets, mask = _mix_labels(batch, partner, weight, space=space)
-    return replace(batch, images=mixed.to(images.dtype), targets=targets, mask=mask)
+    return replace(batch, images=mixed.to(batch.images.dtype), targets=targets, mask=mask)
 
 
 def cutmix(batch: Batch, partner: Tensor, boxes: Tensor, *, space: LabelSpace) -> Batch:
