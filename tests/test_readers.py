@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlabel import DataError
+from mlabel import DataError, Group, LabelSpace, data
 from mlabel.data.readers import (
     READERS,
     _lines,
@@ -258,6 +259,40 @@ def test_celeba_names_the_bad_line_of_the_partition(tmp_path, text, words):
     refused(DataError, words, read_celeba, tmp_path)
 
 
+def sorted_celeba(root: Path, *, inside=".", **parts: list[str]) -> Path:
+    celeba(root)
+    for path in (root / "img_align_celeba").iterdir():
+        path.unlink()
+    (root / "img_align_celeba").rmdir()
+    for part, names in parts.items():
+        touch(root / inside / part, *names, "notes.txt")
+    return root
+
+
+@pytest.mark.parametrize("inside", [".", "img_align_celeba"])
+def test_celeba_takes_folders_of_parts_as_the_partition(tmp_path, inside):
+    root = sorted_celeba(tmp_path, inside=inside, train=["000002.jpg"], val=["000001.jpg"], test=[])
+    write(root / "list_eval_partition.txt", "000001.jpg 1\n000002.jpg 1\n000004.jpg 2\n")
+    write(root / "identity_CelebA.txt", "000001.jpg 7\n000002.jpg 8\n000004.jpg 9\n")
+    table = read_celeba(root)
+    assert table.ids.tolist() == ["000001", "000002"]
+    assert table.partition.tolist() == ["val", "train"]
+    assert label_names(table) == [["Male", "Young"], ["Bald"]]
+    assert table.groups.tolist() == [7, 8]
+    assert Path(table.paths[1]) == root / inside / "train" / "000002.jpg"
+    assert [note[:28] for note in table.notes] == ["1 images of the attribute fi", "1 images are in the folder o"]
+
+
+def test_celeba_refuses_folders_that_do_not_fit(tmp_path):
+    root = sorted_celeba(tmp_path / "twice", train=["000001.jpg"], test=["000001.jpg"])
+    refused(DataError, ["000001.jpg is in train and in test"], read_celeba, root)
+    root = sorted_celeba(tmp_path / "strange", train=["000001.jpg", "9.jpg"])
+    refused(DataError, ["train/9.jpg", "does not have this image"], read_celeba, root)
+    root = sorted_celeba(tmp_path / "empty", train=[])
+    refused(FileNotFoundError, "no images in the folders train", read_celeba, root)
+    refused(FileNotFoundError, "nor train, val and test", read_celeba, sorted_celeba(tmp_path / "none"))
+
+
 def test_celeba_wants_its_images(tmp_path):
     root = celeba(tmp_path)
     (root / "img_align_celeba" / "000002.jpg").unlink()
@@ -323,7 +358,7 @@ def test_csv_tags_round_trip_whatever_they_hold(tmp_path_factory, samples):
     with open(folder / "list.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "tags"])
-        writer.writerows([f"{k}.jpg", "|".join(sorted(sample))] for k, sample in enumerate(samples))
+        writer.writerows([f"{k}.jpg", "|".join(sorted(sample))] for k, sample in enumerate(normal))
     if not any(samples):
         refused(
             DataError, "the most frequent is on 0", read_csv, folder / "list.csv", tags_column="tags", separator="|"
@@ -381,6 +416,82 @@ def test_csv_names_the_bad_line(tmp_path, text, options, error, expected):
     refused(error, expected, read_csv, path, **options)
 
 
+def test_csv_takes_the_tags_of_a_list_and_counts_the_others(tmp_path):
+    text = "image,tags,mood\na.jpg,cat sky cat,good\nb.jpg,sky,bad\nc.jpg,dog cafe\u0301,good\n"
+    path = table_file(tmp_path, text)
+    options = {"tags_column": "tags", "separator": " ", "exclusive": ["mood"], "min_count": 5}
+    table = read_csv(path, vocabulary=["owl", "caf\u00e9", "cat"], **options)
+    assert [(group.name, group.labels) for group in table.space.groups] == [
+        ("tags", ("owl", "café", "cat")),
+        ("mood", ("bad", "good")),
+    ]
+    assert label_names(table) == [["cat", "good"], ["bad"], ["café", "good"]]
+    assert table.notes == ("2 tags are not in the vocabulary and were left out (3 uses)",)
+    refused(DataError, "none of its 4 tags", read_csv, path, vocabulary=["dgo"], **options)
+    refused(ValueError, "needs tags_column=", read_csv, path, vocabulary=["cat"], exclusive=["mood"])
+
+
+def test_csv_places_every_column_in_a_given_space(tmp_path):
+    space = LabelSpace(
+        [
+            Group("tags", ["owl", "dog", "cat", "new"]),
+            Group("mood", ["mood:good", "bad"], exclusive=True),
+            Group("other", ["x", "y"], exclusive=True),
+        ]
+    )
+    text = "image,tags,mood,cat,new,old\na.jpg,dog sky,good,1,,1\nb.jpg,cat,odd,0,1,0\nc.jpg,new y,bad,0,,0\n"
+    path = table_file(tmp_path, text)
+    options = {"exclusive": ["mood"], "unknown": "", "vocabulary": space}
+    with_tags = read_csv(path, tags_column="tags", separator=" ", label_columns=["cat", "new", "old"], **options)
+    assert with_tags.space == space
+    assert label_names(with_tags) == [["dog", "cat", "mood:good"], ["cat", "new"], ["new", "bad", "y"]]
+    assert np.argwhere(with_tags.unknown.toarray()).tolist() == [
+        [0, 3],
+        [0, 6],
+        [0, 7],
+        *([1, column] for column in (4, 5, 6, 7)),
+    ]
+    assert with_tags.notes == (
+        "1 columns are not in the vocabulary and were left out",
+        "1 tags are not in the vocabulary and were left out (1 uses)",
+        "1 classes of 'mood' are not in the vocabulary and were left out (1 uses)",
+    )
+    alone = read_csv(path, **options)
+    assert label_names(alone) == [["cat", "mood:good"], ["new"], ["bad"]]
+    # No column tells of owl and dog, and the column of tags, not read, is none of the labels.
+    assert alone.known_counts[:4].tolist() == [0, 0, 3, 1]
+    assert alone.notes[0] == "2 columns are not in the vocabulary and were left out"
+    assert alone.notes[-1] == "no column tells of 2 labels of the vocabulary, which are unknown"
+    refused(ValueError, "no exclusive group 'old'", read_csv, path, **(options | {"exclusive": ["old"]}))
+    stranger = LabelSpace([Group("tags", ["zebra"])])
+    refused(DataError, "no column is a label", read_csv, path, vocabulary=stranger)
+
+
+@given(st.lists(st.sets(st.sampled_from("abcdef")), min_size=1, max_size=6).filter(any), st.permutations("abcdefg"))
+@settings(deadline=None, max_examples=30)
+def test_csv_with_its_own_labels_in_another_order_is_the_same_table(tmp_path_factory, samples, order):
+    lines = [f"{k}.jpg,{' '.join(sorted(sample))}\n" for k, sample in enumerate(samples)]
+    folder = tmp_path_factory.mktemp("v")
+    path = table_file(folder, "image,t\n" + "".join(lines), images=[f"{k}.jpg" for k in range(len(samples))])
+    table = read_csv(path, tags_column="t", separator=" ", vocabulary=LabelSpace([Group("any", order)]))
+    assert table.space.names == tuple(order)
+    assert [set(names) for names in label_names(table)] == samples
+    assert table.unknown is None
+    assert table.notes == ()
+
+
+def test_csv_refuses_two_spellings_of_one_tag(tmp_path):
+    path = table_file(tmp_path, "image,tags\na.jpg,caf\u00e9\nb.jpg,cafe\u0301\n")
+    refused(DataError, ["line 3", "'caf\\xe9'", "one name in Unicode form NFC"], read_csv, path, tags_column="tags")
+
+
+def test_every_reader_has_a_name_and_is_exported():
+    assert sorted(READERS) == ["celeba", "coco", "csv", "danbooru", "fashion", "hf", "mirflickr", "sidecar"]
+    for name, reader in READERS.items():
+        assert reader.__name__ == f"read_{name}"
+        assert getattr(data, reader.__name__) is reader
+
+
 def test_csv_takes_names_that_only_look_odd(tmp_path):
     touch(tmp_path / "img", "..a.jpg", "b c.jpg", "ä.jpg")
     (tmp_path / "img" / "same.jpg").symlink_to(tmp_path / "img" / "ä.jpg")
@@ -425,10 +536,41 @@ class TestRealData:
         assert (len(table), table.space.num_labels) == (16_535, 40)
         assert {name: len(part) for name, part in table.parts().items()} == {"train": 12_000, "val": 4535}
 
+    def test_celeba_as_sorted_folders_is_the_same_data(self, tmp_path):
+        table = read_celeba(REAL)
+        for part in ("train", "val"):
+            (tmp_path / part).mkdir()
+            for path in table.part(part).paths[:50]:
+                (tmp_path / part / Path(path).name).symlink_to(path)
+        source = Path(table.paths[0]).parent.parent
+        for name in ("list_attr_celeba.txt", "list_eval_partition.txt"):
+            (tmp_path / name).write_bytes((source / name).read_bytes())
+        refused(DataError, "outside", read_celeba, tmp_path)
+        for part in ("train", "val"):
+            for path in (tmp_path / part).iterdir():
+                path.unlink()
+                path.touch()
+        found = read_celeba(tmp_path)
+        official = table[np.isin(table.ids, found.ids)]
+        assert (found.fingerprint, found.partition.tolist()) == (official.fingerprint, official.partition.tolist())
+        assert found.notes[0].startswith(
+            f"{len(table) - 100:,} images of the attribute file are in none of the folders"
+        )
+
+    def test_danbooru_with_the_vocabulary_of_a_part_of_it(self):
+        table = read_danbooru(REAL, min_count=50)
+        names = table.space.names[::-2]
+        chosen = read_danbooru(REAL, vocabulary=names)
+        assert chosen.space.names == names
+        columns = [table.space.index(name) for name in names]
+        assert (chosen.targets != table.targets[:, columns]).nnz == 0
+        texts = [file.read_text(encoding="utf-8") for file in Path(REAL).glob("danbooru/metadata/posts*")]
+        lines = [line for text in texts for line in text.split("\n") if line]
+        tags = [tag for line in lines for tag in set(json.loads(line)["tag_string"].split()) - set(names)]
+        left = f"{len(set(tags)):,} tags are not in the vocabulary and were left out ({len(tags):,} uses)"
+        assert chosen.notes == (left,)
+
     def test_danbooru(self):
         table = read_danbooru(REAL, min_count=50)
         assert (len(table), table.space.num_labels, len(np.unique(table.groups))) == (8002, 81, 6699)
         assert [group.name for group in table.space.groups] == ["general"]
-
-    def test_every_reader_has_a_name(self):
-        assert sorted(READERS) == ["celeba", "csv", "danbooru", "fashion", "mirflickr"]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlabel import DataError
+from mlabel import DataError, Group, LabelSpace
 from mlabel.data.readers import _lines, danbooru, read_danbooru
 
 CATEGORY = {"cat": "general", "dog": "general", "ann": "artist", "owl": "character", "hi": "meta", "ox": "copyright"}
@@ -256,3 +256,48 @@ def test_work_in_pieces_gives_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(danbooru, "_CHUNK", 7)
     assert read_danbooru(root, min_count=1).fingerprint == whole.fingerprint
     assert label_names(whole)[6] == {*sorted(CATEGORY)[:6], "rating:s"}
+
+
+def test_a_vocabulary_gives_labels_and_order(tmp_path):
+    posts = [post(1, "cat dog owl", rating="g"), post(2, "dog hi", rating="s"), post(3, "hi caf\u00e9", rating=None)]
+    root = folder(tmp_path, posts)
+    table = read_danbooru(root, vocabulary=["cafe\u0301", "none", "owl", "dog"])
+    assert table.space == LabelSpace([Group("tags", ["café", "none", "owl", "dog"])])
+    assert label_names(table) == [{"owl", "dog"}, {"dog"}, {"café"}]
+    assert table.unknown is None
+    assert table.notes == ("2 tags are not in the vocabulary and were left out (3 uses)",)
+    refused(DataError, "none of the tags", read_danbooru, root, vocabulary=["cta"])
+    own = LabelSpace([Group("rating", ["rating:s", "rating:g"], exclusive=True), Group("tags", ["dog"])])
+    table = read_danbooru(root, vocabulary=own)
+    assert label_names(table) == [{"rating:g", "dog"}, {"rating:s", "dog"}, set()]
+    assert table.unknown.toarray().tolist() == [[False] * 3, [False] * 3, [True, True, False]]
+    own.save(root / "labels.json")
+    assert read_danbooru(root, vocabulary=root / "labels.json").fingerprint == table.fingerprint
+
+
+def test_the_ratings_of_a_tagger_are_those_of_posts_that_know_them(tmp_path):
+    names = ["general", "sensitive", "questionable", "explicit", "cat", "sky"]
+    rows = [f"{name},{9 if k < 4 else 0}\n" for k, name in enumerate(names)]
+    (tmp_path / "selected_tags.csv").write_text("name,category\n" + "".join(rows))
+    posts = [post(1, "cat", rating="s"), post(2, "cat", rating="e"), post(3, "cat general", rating="q")]
+    old = read_danbooru(folder(tmp_path / "old", posts), vocabulary=tmp_path / "selected_tags.csv")
+    assert label_names(old) == [{"cat"}, {"cat", "explicit"}, {"cat", "questionable"}]
+    assert old.unknown.toarray()[0].tolist() == [True] * 4 + [False] * 2
+    assert old.notes[0] == "the rating s of these posts is 'safe' of old, not 'sensitive', and was taken as unknown"
+    new = read_danbooru(
+        folder(tmp_path / "new", [*posts, post(4, "cat", rating="g")]), vocabulary=tmp_path / "selected_tags.csv"
+    )
+    assert label_names(new)[0] == {"cat", "sensitive"}
+    assert label_names(new)[3] == {"cat", "general"}
+
+
+@given(posts_of_tags, st.permutations(sorted(CATEGORY)))
+@settings(deadline=None, max_examples=30)
+def test_with_all_tags_as_vocabulary_nothing_is_lost(tmp_path_factory, samples, order):
+    root = folder(tmp_path_factory.mktemp("d"), [post(7 + k, " ".join(tags)) for k, (tags, _) in enumerate(samples)])
+    if not any(tags for tags, _ in samples):
+        refused(DataError, "none of the tags", read_danbooru, root, vocabulary=order)
+        return
+    table = read_danbooru(root, vocabulary=order)
+    assert table.space.names == tuple(order)
+    assert label_names(table) == [set(tags) for tags, _ in samples]

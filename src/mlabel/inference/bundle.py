@@ -22,13 +22,12 @@ from torch import nn
 
 from mlabel._checks import DataError
 from mlabel._files import read_json, sync_folder, to_json, write_synced
+from mlabel.data.readers.selected_tags import CATEGORIES, read_tag_lines
 from mlabel.decisions import Thresholds
 from mlabel.labels import LabelSpace
 from mlabel.models import Classifier, from_config
 
 FORMAT = "mlabel.bundle/1"
-# The category numbers of Danbooru, which tagger files use; a group of any other name is general.
-_CATEGORIES = {"general": 0, "artist": 1, "copyright": 3, "character": 4, "meta": 5, "rating": 9}
 
 
 @dataclass(frozen=True)
@@ -112,9 +111,11 @@ def _selected_tags(space: LabelSpace, counts: np.ndarray, thresholds: Thresholds
     writer.writerow(["tag_id", "name", "category", "count", "best_threshold"])
     values = np.full(space.num_labels, 0.5) if thresholds is None else thresholds.values
     for group in space.groups:
+        # A group of any other name is general.
+        category = CATEGORIES.get(group.name, CATEGORIES["general"])
         for column, name in enumerate(group.labels, start=space.slices[group.name].start):
             level = "" if group.exclusive or np.isnan(values[column]) else repr(float(values[column]))
-            writer.writerow([column, name, _CATEGORIES.get(group.name, 0), int(counts[column]), level])
+            writer.writerow([column, name, category, int(counts[column]), level])
     return text.getvalue()
 
 
@@ -155,11 +156,9 @@ def _load_weights(path: Path, model: Classifier) -> None:
 
 
 def _read_counts(path: Path, space: LabelSpace) -> np.ndarray:
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if [row.get("name") for row in rows] != list(space.names):
+    rows = read_tag_lines(path)
+    if tuple(rows.names) != space.names:
         raise DataError(f"{path}: its names are not those of config.json, in that order")
-    try:
-        return np.array([int(row["count"]) for row in rows], dtype=np.int64)
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path}: a count is not a whole number: {error}") from error
+    if rows.counts is None:
+        raise DataError(f"{path} has no column 'count'")
+    return rows.counts

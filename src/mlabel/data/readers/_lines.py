@@ -6,16 +6,18 @@ longer than memory should bear.
 
 from __future__ import annotations
 
+import csv
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import scipy.sparse as sp
 
-from mlabel._checks import DataError
+from mlabel._checks import DataError, suggest
 
 T = TypeVar("T")
 
@@ -94,6 +96,49 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
         yield number, text.rstrip("\r\n")
 
 
+def csv_rows(path: str | Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """Yield the line number and the cells of each record that is not blank, the header among them.
+
+    Raises:
+        DataError: a quote that does not end, or a cell longer than `csv` takes; with file and line.
+    """
+    # The lines are read by `raw_lines`, which bounds their length; csv itself bounds the length of a cell.
+    reader = csv.reader((text for _, text in raw_lines(path)), delimiter=delimiter, strict=True)
+    try:
+        for cells in reader:
+            if cells:
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise fail(path, reader.line_num, str(error)) from None
+
+
+def csv_table(path: str | Path, delimiter: str = ",") -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """Return the header of a CSV file, and an iterator over line number and cells of the rows.
+
+    Raises:
+        DataError: there is no header, a column in it occurs twice, or a row has more or fewer cells.
+    """
+    rows = csv_rows(path, delimiter)
+    line, header = next(rows, (1, []))
+    if not header:
+        raise DataError(f"{path}: the file is empty; a header line was wanted")
+    repeated = [name for name, count in Counter(header).items() if count > 1]
+    if repeated:
+        raise fail(path, line, f"the column {repeated[0]!r} occurs twice in the header")
+    return header, _of_width(path, rows, len(header))
+
+
+def column_place(path: str | Path, header: list[str], name: str) -> int:
+    """Return where the column `name` stands in the header of the file `path`.
+
+    Raises:
+        ValueError: there is no such column; the nearest is named.
+    """
+    if name not in header:
+        raise ValueError(f"{path} has no column {name!r}; {suggest(name, header)}")
+    return header.index(name)
+
+
 def read_rows(path: str | Path) -> list[tuple[int, str]]:
     """Return number and text of each line, as `read_lines`, without the blank lines at the end.
 
@@ -170,6 +215,15 @@ def locate_images(folder: str | Path, names: Sequence[str], place: Callable[[int
     return paths
 
 
+def whole_rows(rows: Sequence[int] | np.ndarray, shape: tuple[int, int]) -> sp.csr_array:
+    """Return a CSR bool matrix (N, L) that is True in all of each of `rows`, which are in their order."""
+    lengths = np.zeros(shape[0], dtype=np.int64)
+    lengths[rows] = shape[1]
+    indices = np.tile(np.arange(shape[1], dtype=np.int64), len(rows))
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    return sp.csr_array((np.ones(len(indices), dtype=bool), indices, indptr), shape=shape)
+
+
 class Marks:
     """Rows of marks, 0 absent, 1 present, 2 unknown, gathered into sparse matrices without a dense N x L one.
 
@@ -203,6 +257,13 @@ class Marks:
         self._blocks.append(
             (sp.csr_array((marks == self.PRESENT).astype(np.uint8)), sp.csr_array(marks == self.UNKNOWN))
         )
+
+
+def _of_width(path: str | Path, rows: Iterable[tuple[int, list[str]]], width: int) -> Iterator[tuple[int, list[str]]]:
+    for line, cells in rows:
+        if len(cells) != width:
+            raise fail(path, line, f"{width} cells were wanted, as in the header; found {len(cells)}")
+        yield line, cells
 
 
 def _odd_path(folder: str | Path, base: str, name: str, place: str) -> str:

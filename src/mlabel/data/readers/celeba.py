@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mlabel._checks import DataError
-from mlabel.data.readers._lines import Marks, fail, find_data_set, locate_images, read_lines, refuse_repeats
+from mlabel.data.readers._lines import (
+    IMAGE_SUFFIXES,
+    Marks,
+    fail,
+    find_data_set,
+    locate_images,
+    read_lines,
+    refuse_repeats,
+)
 from mlabel.data.table import PARTS, ImageTable
 from mlabel.labels import Group, LabelSpace
 
@@ -26,6 +35,10 @@ def read_celeba(root: str | Path, *, labels: Sequence[str] | None = None) -> Ima
     parts (0 train, 1 val, 2 test) and `identity_CelebA` the person shown; either may be lacking. Each file may also lie
     in `Anno` or `Eval`, and the images one folder further in, as other copies have them.
 
+    Where the images have been sorted into folders `train`, `val` and `test` instead, there or in `img_align_celeba`,
+    the folders are the parts. Images that are in none of them are left out. The notes count these, and those that
+    `list_eval_partition` puts into another part.
+
     Args:
         root: That folder, or the one it lies in.
         labels: The attributes to keep, in the file's order whatever the order here. None: all.
@@ -34,21 +47,24 @@ def read_celeba(root: str | Path, *, labels: Sequence[str] | None = None) -> Ima
         FileNotFoundError: there is no such folder, or images are not there.
         ValueError: a label there is not.
         DataError: a line that is not of that form, an image given twice, a count that is wrong, or an image without
-            a part or a person where these are given; with file and line.
+            a part, a person or attributes where these are given; with file and line.
 
     Reference:
         Z. Liu, P. Luo, X. Wang, X. Tang. Deep Learning Face Attributes in the Wild (2015).
     """
     root, source = find_data_set(root, _look, f"{_ATTRIBUTES}.txt or .csv")
     attributes, names, lines, marks = _read_attributes(source)
+    folder, sorted_into = _image_folder(root)
     parts = _read_values(root, _PARTITION, names)
+    rows, images, parts, notes = _placed(folder, sorted_into, names, parts)
     people = _read_values(root, _IDENTITY, names)
     table = ImageTable(
-        paths=locate_images(_image_folder(root), names, lambda position: f"{source}, line {lines[position]}"),
-        targets=marks.matrices()[0],
+        paths=locate_images(folder, images, lambda position: f"{source}, line {lines[rows[position]]}"),
+        targets=marks.matrices()[0][rows],
         space=LabelSpace([Group("attributes", attributes)]),
         partition=None if parts is None else [PARTS[value] for value in parts],
-        groups=people,
+        groups=None if people is None else [people[row] for row in rows],
+        notes=notes,
     )
     return table if labels is None else table.select_labels(labels)
 
@@ -64,14 +80,60 @@ def _find(root: Path, name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _image_folder(root: Path) -> Path:
-    folder = root / "img_align_celeba"
-    if not folder.is_dir():
-        folder = root / "Img" / "img_align_celeba"
-    inner = folder / "img_align_celeba"
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{root}: no folder img_align_celeba with the images")
-    return inner if inner.is_dir() else folder
+def _image_folder(root: Path) -> tuple[Path, list[str]]:
+    """Return the folder of the images, and the folders in it, if any, that they have been sorted into."""
+    candidates = [
+        root / "img_align_celeba" / "img_align_celeba",
+        root / "img_align_celeba",
+        root / "Img" / "img_align_celeba" / "img_align_celeba",
+        root / "Img" / "img_align_celeba",
+    ]
+    folder = next((candidate for candidate in candidates if candidate.is_dir()), root)
+    sorted_into = [part for part in PARTS if (folder / part).is_dir()]
+    if folder == root and not sorted_into:
+        raise FileNotFoundError(f"{root}: no folder img_align_celeba with the images, nor train, val and test")
+    return folder, sorted_into
+
+
+def _placed(
+    folder: Path, sorted_into: list[str], names: list[str], parts: list[int] | None
+) -> tuple[list[int], list[str], list[int] | None, tuple[str, ...]]:
+    """Return the rows that have an image, where it lies in `folder`, its part, and notes."""
+    if not sorted_into:
+        return list(range(len(names))), names, parts, ()
+    part_of = _sorted_images(folder, sorted_into)
+    known = set(names)
+    strange = [name for name in part_of if name not in known]
+    if strange:
+        raise DataError(
+            f"{folder / PARTS[part_of[strange[0]]] / strange[0]}: the attribute file does not have this image (there "
+            f"are {len(strange)} such)"
+        )
+    rows = [row for row, name in enumerate(names) if name in part_of]
+    if not rows:
+        raise FileNotFoundError(f"{folder}: no images in the folders {', '.join(sorted_into)}")
+    found = [part_of[names[row]] for row in rows]
+    notes = []
+    if len(rows) < len(names):
+        left = len(names) - len(rows)
+        notes.append(f"{left:,} images of the attribute file are in none of the folders {', '.join(sorted_into)}")
+    moved = 0 if parts is None else sum(parts[row] != part for row, part in zip(rows, found, strict=True))
+    if moved:
+        notes.append(f"{moved:,} images are in the folder of another part than {_PARTITION} says; the folder counts")
+    return rows, [f"{PARTS[part]}/{names[row]}" for row, part in zip(rows, found, strict=True)], found, tuple(notes)
+
+
+def _sorted_images(folder: Path, sorted_into: list[str]) -> dict[str, int]:
+    """Return the number of the part of each image in the folders of parts."""
+    part_of: dict[str, int] = {}
+    for part in sorted_into:
+        for name in sorted(os.listdir(folder / part)):
+            if os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:
+                continue
+            if name in part_of:
+                raise DataError(f"{folder}: the image {name} is in {PARTS[part_of[name]]} and in {part}")
+            part_of[name] = PARTS.index(part)
+    return part_of
 
 
 def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:

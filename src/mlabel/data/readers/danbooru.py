@@ -23,17 +23,21 @@ import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
 from mlabel._checks import DataError, resolve
+from mlabel.data.readers import selected_tags
 from mlabel.data.readers._lines import IMAGE_SUFFIXES, fail, find_data_set, read_lines, shown
+from mlabel.data.readers._tags import Vocabulary, as_vocabulary, outside_note
 from mlabel.data.table import ImageTable
 from mlabel.labels import Group, LabelSpace
 
 # The number that each category of tags has in the metadata, in the order of our groups.
-CATEGORIES = {"general": 0, "artist": 1, "copyright": 3, "character": 4, "meta": 5}
+CATEGORIES = {name: number for name, number in selected_tags.CATEGORIES.items() if name != "rating"}
 RATINGS = ("g", "s", "q", "e")
 # Ratings take the first codes, so that a row of codes holds tags and rating alike; tags follow.
 _RATING_CODES = {rating: code for code, rating in enumerate(RATINGS)}
+_TAGGER_RATINGS = {"general": "g", "sensitive": "s", "questionable": "q", "explicit": "e"}
 _NO_CATEGORY = 255
 _NO_TAG = -1  # what the empty text between two spaces stands for
+_NO_COLUMN = -1  # a label that no post has
 _ID = re.compile("0|[1-9][0-9]{0,14}")
 _CHUNK = 1 << 22
 
@@ -46,6 +50,7 @@ def read_danbooru(
     sample_every: int = 1,
     categories: Sequence[str] | None = None,
     with_rating: bool = True,
+    vocabulary: Vocabulary | None = None,
     images: str = "512px",
 ) -> ImageTable:
     """Return the table of a Danbooru folder: an any-of group for each category of tags, an exclusive group "rating".
@@ -63,6 +68,11 @@ def read_danbooru(
         sample_every: Keep the first of every so many usable posts.
         categories: The categories of tags to use, of general, artist, copyright, character, meta. None: all.
         with_rating: True gives the group "rating", where the posts have two different ratings or more.
+        vocabulary: What the labels are, and in which order, whatever the posts hold: a `LabelSpace`, a list of tags, or
+            the path of a space (`labels.json`) or of a tagger's `selected_tags.csv`. A tag goes to the label of its
+            name; a rating to the label of an exclusive group that is named `rating:s` and so on, or as taggers do
+            (general, sensitive, questionable, explicit). What is outside is left out and counted in the notes.
+            `min_count`, `max_labels`, `categories` and `with_rating` are then not used. None: as above.
         images: The folder of the buckets: "512px", "original" or another one in `root`.
 
     Raises:
@@ -83,21 +93,18 @@ def read_danbooru(
     folder = root / images
     posts = _read_posts(root, _list_images(folder), sample_every)
     posts.refuse_repeated_ids()
-    vocabulary = posts.vocabulary(wanted, min_count, max_labels)
-    columns = [code for codes in vocabulary.values() for code in codes]
-    names = posts.index.names()
-    groups = [Group(category, [names[code] for code in codes]) for category, codes in vocabulary.items()]
-    ratings = posts.ratings() if with_rating else []
-    if len(ratings) > 1:
-        groups.append(Group("rating", [f"rating:{rating}" for rating in ratings], exclusive=True))
-        columns += [_RATING_CODES[rating] for rating in ratings]
+    if vocabulary is not None:
+        space = as_vocabulary(vocabulary)
+        columns, notes = posts.columns_of(space)
+    else:
+        space, columns, notes = posts.labels(wanted, min_count, max_labels, with_rating)
     return ImageTable(
         paths=posts.paths(folder),
         ids=np.frombuffer(posts.ids, dtype=np.int64).astype(np.dtypes.StringDType()),
         targets=posts.targets(columns),
-        space=LabelSpace(groups),
+        space=space,
         groups=_families(np.frombuffer(posts.ids, np.int64), np.frombuffer(posts.parents, np.int64)),
-        notes=(*posts.notes(sample_every), *posts.label_notes(len(names), vocabulary, ratings, with_rating)),
+        notes=(*posts.notes(sample_every), *notes),
     )
 
 
@@ -227,13 +234,60 @@ class _Posts:
         groups = {name: [code for code in frequent if category[code] == k] for name, k in CATEGORIES.items()}
         return {name: codes for name, codes in groups.items() if codes}
 
+    def labels(
+        self, wanted: set[int], min_count: int, max_labels: int | None, with_rating: bool
+    ) -> tuple[LabelSpace, list[int], list[str]]:
+        """Return the space that the posts themselves make, the code of each of its columns, and notes."""
+        chosen = self.vocabulary(wanted, min_count, max_labels)
+        columns = [code for codes in chosen.values() for code in codes]
+        names = self.index.names()
+        groups = [Group(category, [names[code] for code in codes]) for category, codes in chosen.items()]
+        ratings = self.ratings() if with_rating else []
+        if len(ratings) > 1:
+            groups.append(Group("rating", [f"rating:{rating}" for rating in ratings], exclusive=True))
+            columns += [_RATING_CODES[rating] for rating in ratings]
+        return LabelSpace(groups), columns, self.label_notes(len(names), chosen, ratings, with_rating)
+
+    def columns_of(self, space: LabelSpace) -> tuple[list[int], list[str]]:
+        """Return the code of each column of a given space, -1 where no post has it, and notes.
+
+        Raises:
+            DataError: two tags are one label, or none is a label.
+        """
+        ratings, notes = self._rating_columns(space)
+        # A tag may have the name that a rating has in the space ("general"); it is not that rating.
+        tags = [tag for tag in self.index.names() if tag and tag in space and tag not in ratings]
+        _refuse_two_forms(tags)
+        names = {normalize("NFC", tag): self.index[tag] for tag in tags} | ratings
+        if not tags:
+            raise DataError(f"{self.files[0]}: none of the tags of these posts is in the vocabulary")
+        columns = [names.get(name, _NO_COLUMN) for name in space.names]
+        left = np.setdiff1d(np.arange(len(_RATING_CODES), len(self.index.categories)), columns)
+        uses = int(self.counts()[left].sum())
+        return columns, notes + ([outside_note(len(left), uses, "tags")] if len(left) else [])
+
+    def _rating_columns(self, space: LabelSpace) -> tuple[dict[str, int], list[str]]:
+        """Return the code of each label of `space` that is a rating, and a note where a rating cannot be told."""
+        exclusive = {label for group in space.exclusive_groups for label in group.labels}
+        codes = {f"rating:{rating}": code for rating, code in _RATING_CODES.items()}
+        codes |= {name: _RATING_CODES[rating] for name, rating in _TAGGER_RATINGS.items()}
+        codes = {name: code for name, code in codes.items() if name in exclusive}
+        found = self.ratings()
+        if "sensitive" not in codes or "s" not in found or "g" in found:
+            return codes, []
+        # Before there was the rating g, s was "safe", of which a part is now general and a part sensitive.
+        codes["sensitive"] = _NO_COLUMN
+        return codes, ["the rating s of these posts is 'safe' of old, not 'sensitive', and was taken as unknown"]
+
     def targets(self, columns: list[int]) -> sp.csr_array:
-        """Return targets (N, L) of which column k is the code `columns[k]`; other codes are dropped."""
+        """Return targets (N, L) of which column k is the code `columns[k]`, empty at -1; other codes are dropped."""
+        codes_of = np.array(columns, dtype=np.int32)
+        used = np.flatnonzero(codes_of != _NO_COLUMN)
         lookup = np.full(len(self.index.categories), -1, dtype=np.int32)
-        lookup[columns] = np.arange(len(columns), dtype=np.int32)
+        lookup[codes_of[used]] = used
         codes = np.frombuffer(self.codes, dtype=np.int32)
         ends = np.frombuffer(self.ends, dtype=np.int64)
-        indices = np.empty(int(self.counts()[columns].sum()), dtype=np.int32)
+        indices = np.empty(int(self.counts()[codes_of[used]].sum()), dtype=np.int32)
         indptr = np.zeros(len(ends), dtype=np.int64)
         filled = 0
         rows_at_once = max(1, _CHUNK * len(ends) // max(1, len(codes)))
