@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from torch import nn
@@ -465,46 +467,51 @@ safetensors.torch.save_file(end, sys.argv[1] + "/end.safetensors")
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_a_stopped_process_resumes_to_the_same_weights(
-    table: ImageTable, tmp_path: Path, number: signal.Signals, code: int
-) -> None:
-    import time
-
-    import safetensors.torch
-
+def start(table: ImageTable, run_dir: Path) -> subprocess.Popen[str]:
+    """Start SCRIPT in a process of its own, and wait until it is about to train."""
     folder = Path(str(table.paths[0])).parent
     np.save(folder / "targets.npy", table.targets.toarray())
     script = textwrap.dedent(SCRIPT).format(tests=str(Path(__file__).parent), folder=str(folder))
-    command = [sys.executable, "-c", script]
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(run_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n", process.stderr and process.stderr.read()
+    return process
 
-    def start(run_dir: Path) -> subprocess.Popen[str]:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            [*command, str(run_dir)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n", process.stderr and process.stderr.read()
-        return process
 
-    unbroken = start(tmp_path / "unbroken")
-    stopped = start(tmp_path / "stopped")
-    while not list_checkpoints(tmp_path / "stopped"):
+def finish(process: subprocess.Popen[str], code: int = 0) -> None:
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == code, errors
+
+
+@pytest.fixture(scope="module")
+def unbroken(table: ImageTable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nobody stopped."""
+    run_dir = tmp_path_factory.mktemp("unbroken")
+    finish(start(table, run_dir))
+    return run_dir
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_stopped_process_resumes_to_the_same_weights(
+    table: ImageTable, unbroken: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    stopped = start(table, tmp_path)
+    while not list_checkpoints(tmp_path):
         assert stopped.poll() is None
         time.sleep(0.01)
     time.sleep(0.12)
     stopped.send_signal(number)
-    _, errors = stopped.communicate(timeout=60)
-    assert stopped.returncode == code, errors
-    assert not (tmp_path / "stopped" / "end.safetensors").exists()
-    resumed = start(tmp_path / "stopped")
-    for process in (unbroken, resumed):
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 0, errors
-    ends = [safetensors.torch.load_file(tmp_path / name / "end.safetensors") for name in ("unbroken", "stopped")]
-    assert_same(*ends)
-    histories = [(tmp_path / name / "history.csv").read_text() for name in ("unbroken", "stopped")]
-    assert histories[0] == histories[1]
+    finish(stopped, code)
+    assert not (tmp_path / "end.safetensors").exists()
+    finish(start(table, tmp_path))
+    assert_same(*(safetensors.torch.load_file(run_dir / "end.safetensors") for run_dir in (unbroken, tmp_path)))
+    assert (unbroken / "history.csv").read_text() == (tmp_path / "history.csv").read_text()
 
 
 def test_an_unknown_monitor_is_refused_before_training(table: ImageTable) -> None:
