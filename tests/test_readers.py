@@ -271,15 +271,15 @@ def sorted_celeba(root: Path, *, inside=".", **parts: list[str]) -> Path:
 
 @pytest.mark.parametrize("inside", [".", "img_align_celeba"])
 def test_celeba_takes_folders_of_parts_as_the_partition(tmp_path, inside):
-    root = sorted_celeba(tmp_path, inside=inside, train=["000002.jpg"], val=["000001.jpg"], test=[])
-    write(root / "list_eval_partition.txt", "000001.jpg 1\n000002.jpg 1\n000004.jpg 2\n")
+    root = sorted_celeba(tmp_path, inside=inside, train=["000002.jpg"], val=["000004.jpg"], test=[])
+    write(root / "list_eval_partition.txt", "000001.jpg 1\n000002.jpg 1\n000004.jpg 1\n")
     write(root / "identity_CelebA.txt", "000001.jpg 7\n000002.jpg 8\n000004.jpg 9\n")
     table = read_celeba(root)
-    assert table.ids.tolist() == ["000001", "000002"]
-    assert table.partition.tolist() == ["val", "train"]
-    assert label_names(table) == [["Male", "Young"], ["Bald"]]
-    assert table.groups.tolist() == [7, 8]
-    assert Path(table.paths[1]) == root / inside / "train" / "000002.jpg"
+    assert table.ids.tolist() == ["000002", "000004"]
+    assert table.partition.tolist() == ["train", "val"]
+    assert label_names(table) == [["Bald"], []]
+    assert table.groups.tolist() == [8, 9]
+    assert Path(table.paths[0]) == root / inside / "train" / "000002.jpg"
     assert [note[:28] for note in table.notes] == ["1 images of the attribute fi", "1 images are in the folder o"]
 
 

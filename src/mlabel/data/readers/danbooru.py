@@ -255,9 +255,9 @@ class _Posts:
             DataError: two tags are one label, or none is a label.
         """
         ratings, notes = self._rating_columns(space)
-        # A tag may have the name that a rating has in the space ("general"); it is not that rating.
-        tags = [tag for tag in self.index.names() if tag and tag in space and tag not in ratings]
+        tags = [tag for tag in self.index.names() if tag and tag in space]
         _refuse_two_forms(tags)
+        # A tag may have the name that a rating has in the space ("general"); the label is the rating's.
         names = {normalize("NFC", tag): self.index[tag] for tag in tags} | ratings
         if not tags:
             raise DataError(f"{self.files[0]}: none of the tags of these posts is in the vocabulary")
