@@ -32,6 +32,7 @@ _NAMES = {
     "MultiHeadEncoder": "mlabel.encoders",
     "MultiHotEncoder": "mlabel.encoders",
     "Tagger": "mlabel.inference",
+    "Taxonomy": "mlabel.taxonomy",
     "Thresholds": "mlabel.decisions",
     "TrainConfig": "mlabel.training",
     "TrainState": "mlabel.training",
@@ -53,6 +54,7 @@ _MODULES = frozenset(
         "models",
         "recipes",
         "report",
+        "taxonomy",
         "training",
         "weights",
     }
