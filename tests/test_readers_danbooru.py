@@ -160,7 +160,8 @@ def test_the_tag_file_gives_categories_that_posts_do_not(tmp_path):
     assert [group.name for group in read_danbooru(root, min_count=1).space.groups] == ["general"]
     tags = root / "metadata" / "tags000000000000.json"
     tags.write_text('{"name": "cat", "category": "0"}\n{"name": "ann", "category": 1}\n\n')
-    (root / "metadata" / "tag_aliases000000000000.json").write_text("not read")
+    # Files of relations begin with the same letters, and are none of tags.
+    (root / "metadata" / "tag_implications000000000000.json").write_text("not read")
     table = read_danbooru(root, min_count=1)
     assert {group.name: group.labels for group in table.space.groups} == {"general": ("cat", "new"), "artist": ("ann",)}
     tags.write_text('{"name": "cat", "category": "0"}\n{"name": "ann"}\n')

@@ -282,11 +282,12 @@ def test_large_taxonomies_stay_sparse():
 def test_scores_are_worked_on_in_blocks(monkeypatch):
     taxonomy = Taxonomy(PETS, implications=[("kitten", "cat"), ("cat", "animal")])
     scores = np.random.default_rng(0).random((50, 6))
-    whole, rate = taxonomy.consistent_scores(scores), taxonomy.violation_rate(scores > 0.5)
+    known = np.random.default_rng(1).random((50, 6)) < 0.7
+    whole, rate = taxonomy.consistent_scores(scores), taxonomy.violation_rate(scores > 0.5, known)
     monkeypatch.setattr("mlabel.taxonomy._VALUES", 9)
     monkeypatch.setattr("mlabel.taxonomy._ROWS", 7)
     np.testing.assert_array_equal(taxonomy.consistent_scores(scores), whole)
-    assert taxonomy.violation_rate(scores > 0.5) == rate
+    assert taxonomy.violation_rate(scores > 0.5, known) == rate
 
 
 def test_a_file_for_another_space_and_one_written_by_hand(tmp_path):

@@ -16,6 +16,7 @@ from mlabel.data.readers import (
     read_mirflickr,
     read_selected_tags,
     read_sidecar,
+    read_taxonomy,
     write_submission,
 )
 from mlabel.data.sampling import (
@@ -75,6 +76,7 @@ __all__ = [
     "read_mirflickr",
     "read_selected_tags",
     "read_sidecar",
+    "read_taxonomy",
     "repeat_factors",
     "sample_key",
     "smooth_targets",

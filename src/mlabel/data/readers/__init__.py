@@ -16,6 +16,7 @@ from mlabel.data.readers.hf import read_hf
 from mlabel.data.readers.mirflickr import read_mirflickr
 from mlabel.data.readers.selected_tags import SelectedTags, read_selected_tags
 from mlabel.data.readers.sidecar import read_sidecar
+from mlabel.data.readers.tag_relations import read_taxonomy
 from mlabel.data.table import ImageTable
 
 READERS: dict[str, Callable[..., ImageTable]] = {
@@ -41,5 +42,6 @@ __all__ = [
     "read_mirflickr",
     "read_selected_tags",
     "read_sidecar",
+    "read_taxonomy",
     "write_submission",
 ]

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from array import array
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,10 @@ from scipy.sparse.csgraph import connected_components
 
 from mlabel._checks import DataError, resolve
 from mlabel.data.readers import selected_tags
+from mlabel.data.readers._buckets import NumberedImages, list_numbered_images
 from mlabel.data.readers._lines import IMAGE_SUFFIXES, fail, find_data_set, read_lines, shown
 from mlabel.data.readers._tags import Vocabulary, as_vocabulary, outside_note
+from mlabel.data.readers.tag_relations import IMPLICATIONS, make_taxonomy, read_aliases, read_relations
 from mlabel.data.table import ImageTable
 from mlabel.labels import Group, LabelSpace
 
@@ -38,7 +38,6 @@ _TAGGER_RATINGS = {"general": "g", "sensitive": "s", "questionable": "q", "expli
 _NO_CATEGORY = 255
 _NO_TAG = -1  # what the empty text between two spaces stands for
 _NO_COLUMN = -1  # a label that no post has
-_ID = re.compile("0|[1-9][0-9]{0,14}")
 _CHUNK = 1 << 22
 
 
@@ -51,6 +50,8 @@ def read_danbooru(
     categories: Sequence[str] | None = None,
     with_rating: bool = True,
     vocabulary: Vocabulary | None = None,
+    aliases: bool | None = None,
+    close_implications: bool = False,
     images: str = "512px",
 ) -> ImageTable:
     """Return the table of a Danbooru folder: an any-of group for each category of tags, an exclusive group "rating".
@@ -73,13 +74,18 @@ def read_danbooru(
             name; a rating to the label of an exclusive group that is named `rating:s` and so on, or as taggers do
             (general, sensitive, questionable, explicit). What is outside is left out and counted in the notes.
             `min_count`, `max_labels`, `categories` and `with_rating` are then not used. None: as above.
+        aliases: Whether a tag that is an alias is read, and counted, as the tag it stands for: True by the files
+            `metadata/tag_aliases*.json`, which must be there; False never; None where there are such files. A label of
+            `vocabulary` that is an alias is then given by the tag it stands for, unless that is a label, too.
+        close_implications: True adds to each post the labels that its labels imply by the files
+            `metadata/tag_implications*.json`, once the labels are chosen. See `mlabel.taxonomy.Taxonomy`.
         images: The folder of the buckets: "512px", "original" or another one in `root`.
 
     Raises:
         FileNotFoundError: there are no such folders or files.
         ValueError: an unknown category, or a number below 1.
-        DataError: a line that is no such post (with file and line), an id given twice (with both lines), no post with
-            an image, or no tag that is frequent enough.
+        DataError: a line that is no such post or relation (with file and line), an id given twice (with both lines), no
+            post with an image, no tag that is frequent enough, or a cycle of aliases or implications.
 
     Reference:
         Anonymous, Danbooru community, G. Branwen. Danbooru2021: A Large-Scale Crowdsourced and Tagged Anime
@@ -91,17 +97,24 @@ def read_danbooru(
     wanted = {resolve(name, CATEGORIES, "category") for name in (categories or CATEGORIES)}
     root = find_data_set(root, lambda place: place if any(_post_files(place)) else None, "metadata/posts*.json")
     folder = root / images
-    posts = _read_posts(root, _list_images(folder), sample_every)
+    renamed = {} if aliases is False else read_aliases(root, required=aliases is True)
+    implications = read_relations(root, IMPLICATIONS, required=True) if close_implications else []
+    posts = _read_posts(root, renamed, list_numbered_images(folder), sample_every)
     posts.refuse_repeated_ids()
     if vocabulary is not None:
         space = as_vocabulary(vocabulary)
         columns, notes = posts.columns_of(space)
     else:
         space, columns, notes = posts.labels(wanted, min_count, max_labels, with_rating)
+    targets = posts.targets(columns)
+    if close_implications:
+        written = targets.nnz
+        targets, _ = make_taxonomy(root, space, aliases=renamed, implications=implications).close_targets(targets)
+        notes.append(f"{targets.nnz - written:,} labels of posts were added, as others imply them")
     return ImageTable(
         paths=posts.paths(folder),
         ids=np.frombuffer(posts.ids, dtype=np.int64).astype(np.dtypes.StringDType()),
-        targets=posts.targets(columns),
+        targets=targets,
         space=space,
         groups=_families(np.frombuffer(posts.ids, np.int64), np.frombuffer(posts.parents, np.int64)),
         notes=(*posts.notes(sample_every), *notes),
@@ -113,35 +126,54 @@ class _TagCodes(dict[str, int]):
 
     Args:
         tag_file: The file of tags, read only where the posts do not say a tag's category. None: there is none.
+        aliases: Each alias and the tag that it stands for, whose code it gets.
 
     Attributes:
         post: The post whose tags are looked up.
+        aliases: The aliases.
         categories: The category of each code.
     """
 
-    def __init__(self, tag_file: Path | None) -> None:
+    def __init__(self, tag_file: Path | None, aliases: Mapping[str, str]) -> None:
         super().__init__({"": _NO_TAG})
         self.post: dict[str, Any] = {}
+        self.aliases = aliases
         self.categories = bytearray([_NO_CATEGORY] * len(RATINGS))
         self._tag_file = tag_file
         self._listed: dict[str, int] | None = None
 
     def __missing__(self, tag: str) -> int:
         tag.encode()  # half a surrogate pair is no text, and would fail when it is written
-        category = _category_in(self.post, tag)
-        self.categories.append(self._category_listed(tag) if category is None else category)
-        code = self[tag] = len(self.categories) - 1
+        name = self.aliases.get(tag, tag)
+        if name not in self:
+            self.categories.append(self._category_of(name, tag))
+            self[name] = len(self.categories) - 1
+        code = self[tag] = self[name]
         return code
 
     def names(self) -> list[str]:
         """Return the name of each code; ratings have none."""
-        return [""] * len(RATINGS) + [tag for tag, code in self.items() if code != _NO_TAG]
+        tags = [tag for tag, code in self.items() if code != _NO_TAG and tag not in self.aliases]
+        return [""] * len(RATINGS) + tags
 
-    def _category_listed(self, tag: str) -> int:
-        """Return the category of a tag by the tag file; general where it does not say."""
+    def num_aliases(self) -> int:
+        """Return how many aliases were looked up."""
+        return len(self) - 1 - (len(self.categories) - len(RATINGS))
+
+    def _category_of(self, name: str, written: str) -> int:
+        """Return the category of a tag: as its post says, the tag file, or the post of its alias; else general."""
+        category = _category_in(self.post, name)
+        if category is None:
+            category = self._category_listed(name)
+        if category is None:
+            category = _category_in(self.post, written)
+        return CATEGORIES["general"] if category is None else category
+
+    def _category_listed(self, tag: str) -> int | None:
+        """Return the category of a tag by the tag file, or None."""
         if self._listed is None:
             self._listed = {} if self._tag_file is None else _read_tag_file(self._tag_file)
-        return self._listed.get(tag, CATEGORIES["general"])
+        return self._listed.get(tag)
 
 
 @dataclass
@@ -258,8 +290,9 @@ class _Posts:
         tags = [tag for tag in self.index.names() if tag and tag in space]
         _refuse_two_forms(tags)
         # A tag may have the name that a rating has in the space ("general"); the label is the rating's.
-        names = {normalize("NFC", tag): self.index[tag] for tag in tags} | ratings
-        if not tags:
+        renamed = self._renamed(space)
+        names = {normalize("NFC", tag): self.index[tag] for tag in tags} | renamed | ratings
+        if not tags and not renamed:
             raise DataError(f"{self.files[0]}: none of the tags of these posts is in the vocabulary")
         columns = [names.get(name, _NO_COLUMN) for name in space.names]
         left = np.setdiff1d(np.arange(len(_RATING_CODES), len(self.index.categories)), columns)
@@ -278,6 +311,15 @@ class _Posts:
         # Before there was the rating g, s was "safe", of which a part is now general and a part sensitive.
         codes["sensitive"] = _NO_COLUMN
         return codes, ["the rating s of these posts is 'safe' of old, not 'sensitive', and was taken as unknown"]
+
+    def _renamed(self, space: LabelSpace) -> dict[str, int]:
+        """Return the code of each label that is an alias of a tag which is no label: of the first one of each tag."""
+        first: dict[int, str] = {}
+        for label in space.names:
+            tag = self.index.aliases.get(label)
+            if tag is not None and tag not in space and tag in self.index:
+                first.setdefault(self.index[tag], label)
+        return {label: code for code, label in first.items()}
 
     def targets(self, columns: list[int]) -> sp.csr_array:
         """Return targets (N, L) of which column k is the code `columns[k]`, empty at -1; other codes are dropped."""
@@ -322,6 +364,8 @@ class _Posts:
             notes.append(f"{self.without_image:,} posts without an image were left out")
         if sample_every > 1:
             notes.append(f"of {self.usable:,} usable posts one in {sample_every} was kept")
+        if self.index.num_aliases():
+            notes.append(f"{self.index.num_aliases():,} tags are aliases, and were read as the tags they stand for")
         return notes
 
     def label_notes(
@@ -338,51 +382,16 @@ class _Posts:
         return notes
 
 
-class _Images:
-    """Which ids have an image, and with which suffix: two flat arrays, since a dict of millions would be large."""
-
-    def __init__(self, ids: array, suffixes: array) -> None:
-        order = np.argsort(np.frombuffer(ids, dtype=np.int64), kind="stable")
-        self._ids = array("q", np.frombuffer(ids, dtype=np.int64)[order].tobytes())
-        self._suffixes = np.frombuffer(suffixes, dtype=np.int8)[order].tobytes()
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def suffix(self, post_id: int) -> int:
-        """Return the number of the suffix of a post's image, -1 where it has none."""
-        place = bisect_left(self._ids, post_id)
-        return self._suffixes[place] if place < len(self._ids) and self._ids[place] == post_id else -1
-
-
-def _list_images(folder: Path) -> _Images:
-    """Return the images in the buckets of a folder, by listing them: one look a bucket, not one a post."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; buckets 0000 to 0999 of images were wanted in it")
-    ids, suffixes = array("q"), array("b")
-    known = {suffix: number for number, suffix in enumerate(IMAGE_SUFFIXES)}
-    for bucket in range(1000):
-        try:
-            names = os.listdir(folder / f"{bucket:04d}")
-        except FileNotFoundError:
-            continue
-        for name in names:
-            stem, suffix = os.path.splitext(name)
-            if suffix in known and _ID.fullmatch(stem) and int(stem) % 1000 == bucket:
-                ids.append(int(stem))
-                suffixes.append(known[suffix])
-    return _Images(ids, suffixes)
-
-
 def _post_files(root: Path) -> Iterator[Path]:
     """Yield the files of posts: of the layout of 2021, else of the older one, whose names are numbers."""
     newer = sorted((root / "metadata").glob("posts*.json"))
     yield from newer or sorted((root / "metadata").glob("[0-9]*.json"))
 
 
-def _read_posts(root: Path, images: _Images, sample_every: int) -> _Posts:
+def _read_posts(root: Path, aliases: Mapping[str, str], images: NumberedImages, sample_every: int) -> _Posts:
     """Return the posts that have an image, of all files."""
-    posts = _Posts(_TagCodes(next(iter(sorted((root / "metadata").glob("tags[0-9]*.json"))), None)))
+    tag_file = next(iter(sorted((root / "metadata").glob("tags[0-9]*.json"))), None)
+    posts = _Posts(_TagCodes(tag_file, aliases))
     # json accepts NaN and Infinity, which are no JSON.
     decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
     for path in _post_files(root):
@@ -404,7 +413,7 @@ def _read_posts(root: Path, images: _Images, sample_every: int) -> _Posts:
     return posts
 
 
-def _take(posts: _Posts, post: Any, line: int, images: _Images, sample_every: int) -> None:
+def _take(posts: _Posts, post: Any, line: int, images: NumberedImages, sample_every: int) -> None:
     """Count one post, and keep it where it is usable and its turn."""
     if not isinstance(post, dict):
         raise ValueError(f"a post (a JSON object) was wanted; found {shown(post)}")
