@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from mlabel.recipes.recipe import Recipe
 from mlabel.recipes.run import RunEvaluation, Say, run
@@ -46,4 +50,16 @@ def demo(
     """
     labels = write_scenes(Path(run_dir) / "scenes", seed=seed)
     recipe = dataclasses.replace(DEMO, data=str(labels), train=dataclasses.replace(DEMO.train, seed=seed))
-    return run(recipe, run_dir, resume="auto", progress=progress, say=say)
+    with _one_thread():
+        return run(recipe, run_dir, resume="auto", progress=progress, say=say)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch compute in one thread: in a network this small, several wait for one another half of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
