@@ -66,14 +66,13 @@ def read_aliases(root: Path, *, required: bool = False) -> dict[str, str]:
         FileNotFoundError: there are no files of aliases, where they are `required`.
         DataError: two targets of an alias, or a cycle.
     """
+    pairs = read_relations(root, ALIASES, required=required)
     targets: dict[str, str] = {}
     try:
-        for alias, target in read_relations(root, ALIASES, required=required):
+        for alias, target in pairs:
             if targets.setdefault(alias, target) != target:
                 raise ValueError(f"alias {shown(alias)} stands for both {shown(targets[alias])} and {shown(target)}")
         return resolve_aliases(targets)
-    except DataError:
-        raise
     except ValueError as error:
         raise DataError(f"{root / 'metadata'}: {ALIASES}: {error}") from error
 
