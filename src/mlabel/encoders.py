@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import unicodedata
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -35,14 +36,15 @@ class Encoded(NamedTuple):
     ignored: dict[str, int]
 
 
-class _Encoder(TransformerMixin, BaseEstimator):
+class _Encoder(TransformerMixin, BaseEstimator, ABC):
     """What both encoders share: the space, the way back, and scikit-learn's manners."""
 
     space_: LabelSpace
     unknown: str
 
+    @abstractmethod
     def encode(self, X: Iterable[Any]) -> Encoded:  # noqa: N803
-        raise NotImplementedError
+        """Return the targets of `X`, what of them is unknown, and what was ignored."""
 
     def transform(self, X: Iterable[Any]) -> sp.csr_array:  # noqa: N803
         """Return the targets of `X`, CSR uint8 (N, L); `encode` returns what is unknown, too."""
