@@ -162,7 +162,7 @@ def _name(source: Source) -> str:
 def _open(source: Source, name: str) -> Iterator[BinaryIO]:
     """Yield `source` as a binary file; close it if it was opened here."""
     if isinstance(source, str | os.PathLike):
-        with _open_path(source, name) as file:
+        with open_image(source, name) as file:
             yield file
     elif isinstance(source, bytes | bytearray | memoryview):
         yield io.BytesIO(source)
@@ -170,7 +170,13 @@ def _open(source: Source, name: str) -> Iterator[BinaryIO]:
         yield source
 
 
-def _open_path(path: str | os.PathLike[str], name: str) -> BinaryIO:
+def open_image(path: str | os.PathLike[str], name: str) -> BinaryIO:
+    """Return the file at `path`, open for reading; `name` is what messages call it.
+
+    Raises:
+        MissingImageError: there is no such file.
+        ImageError: it is no regular file, or cannot be opened.
+    """
     try:
         # Asked before opening: to open a pipe would wait for its writer, to open a device may do something.
         status = os.stat(path)
