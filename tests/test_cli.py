@@ -191,7 +191,7 @@ def test_an_interrupt_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsy
     def interrupted(path: str, **_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlabel.cli.Tagger.load", interrupted)
+    monkeypatch.setattr("mlabel.inference.Tagger.load", interrupted)
     assert main(["predict", "--bundle", "b", "a.jpg"]) == 130
     assert capsys.readouterr().err == "mlabel: interrupted\n"
 

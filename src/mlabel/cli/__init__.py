@@ -1,0 +1,47 @@
+"""The `mlabel` command: each subcommand is a thin face over one public function.
+
+Progress goes to stderr and results to stdout. Exit codes: 0 done; 1 the doctor found an error, or one came that was not
+foreseen; 2 wrong use or bad input; 130 and 143 stopped by SIGINT and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+
+from mlabel.cli.data import add_doctor
+from mlabel.cli.predict import add_predict
+from mlabel.cli.runs import add_calibrate, add_demo, add_evaluate, add_train
+
+__all__ = ["main"]
+
+# In the order of `mlabel --help`: that of their use.
+_COMMANDS = (add_demo, add_doctor, add_train, add_evaluate, add_calibrate, add_predict)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    options = _parser().parse_args(arguments)
+    level = logging.INFO if options.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        return options.command(options) or 0
+    except KeyboardInterrupt:
+        print("mlabel: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        if options.debug:
+            traceback.print_exc()
+        print(f"mlabel: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mlabel", description="Multi-label image learning, from annotations to tags.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in _COMMANDS:
+        add(commands)
+    return parser

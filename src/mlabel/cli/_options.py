@@ -1,0 +1,202 @@
+"""Options that several commands share, and how their texts become values."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mlabel.data import MIXES, READERS, SAMPLERS
+from mlabel.decisions import OBJECTIVES, SCOPES
+from mlabel.losses import NAMES as LOSSES
+from mlabel.models import HEADS
+from mlabel.recipes import Recipe
+from mlabel.training import OPTIMIZERS, PRECISIONS, SCHEDULES
+from mlabel.weights import SCHEMES
+
+# Settings whose value is one of a fixed table.
+_CHOICES: dict[str, Iterable[str]] = {
+    "reader": READERS,
+    "head": HEADS,
+    "loss": LOSSES,
+    "reduction": ("mean", "batchmean", "sum"),
+    "weighting": SCHEMES,
+    "objective": OBJECTIVES,
+    "scope": SCOPES,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "precision": PRECISIONS,
+    "sampler": SAMPLERS,
+    "mix": MIXES,
+}
+# Reader options common enough to have a name of their own on the command line.
+_READER_OPTIONS = {
+    "min_count": "leave out labels with fewer images",
+    "max_labels": "keep this many labels, the most frequent",
+    "sample_every": "keep one record in this many",
+}
+
+
+def add_command(
+    commands: Any, name: str, command: Callable[[Any], int | None], *, example: str
+) -> argparse.ArgumentParser:
+    """Add a subcommand, whose help is the first line of its function and an example."""
+    text = inspect.getdoc(command) or ""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text.splitlines()[0],
+        description=text,
+        epilog=f"example: {example}",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--verbose", action="store_true", help="say more on stderr, and show a table of every label")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(command=command)
+    return parser
+
+
+def add_dataset(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which annotated images a command works on; see `dataset_recipe`."""
+    parser.add_argument("--reader", required=True, choices=list(READERS), help="reader of the annotations")
+    parser.add_argument("--data", required=True, help="the folder or file that it reads")
+    parser.add_argument("--limit", type=int, help="look at this many images only")
+    add_labels(parser)
+    add_reader_options(parser)
+
+
+def dataset_recipe(options: argparse.Namespace) -> Recipe:
+    """Return a recipe that reads what the options of `add_dataset` say."""
+    return Recipe(
+        options.reader,
+        options.data,
+        reader_options=reader_options(options),
+        labels=label_names(options.labels),
+        limit=options.limit,
+    )
+
+
+def add_reader_options(parser: argparse.ArgumentParser) -> None:
+    """Add the reader options that have a name of their own, and `--reader-option NAME=VALUE`."""
+    for name, text in _READER_OPTIONS.items():
+        parser.add_argument(flag_of(name), type=int, default=argparse.SUPPRESS, help=f"{text} (readers that know it)")
+    add_pairs(parser, "reader")
+
+
+def reader_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the options of `add_reader_options` say."""
+    given = vars(options)
+    short = {name: given[name] for name in _READER_OPTIONS if name in given}
+    return {**short, **pairs_of(options.reader_option, "--reader-option")}
+
+
+def add_pairs(parser: argparse.ArgumentParser, of: str) -> None:
+    """Add an option that may be given many times as NAME=VALUE."""
+    parser.add_argument(
+        f"--{of}-option", action="append", default=[], metavar="NAME=VALUE", help=f"a further one of the {of}"
+    )
+
+
+def pairs_of(given: Sequence[str], flag: str) -> dict[str, Any]:
+    """Return NAME=VALUE texts as a dictionary; a value that is JSON is what it says, any other is text."""
+    pairs = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"{flag} wants NAME=VALUE; got {text!r}")
+        try:
+            pairs[name] = json.loads(value)
+        except json.JSONDecodeError:
+            pairs[name] = value
+    return pairs
+
+
+def add_labels(parser: argparse.ArgumentParser) -> None:
+    """Add `--labels`; see `label_names`."""
+    parser.add_argument(
+        "--labels",
+        metavar="FILE_OR_LIST",
+        help="labels to use: names separated by commas, or a file with one name a line; all, if not given",
+    )
+
+
+def label_names(text: str | None) -> list[str] | None:
+    """Return the names in a file or a list; None where neither is given."""
+    if text is None:
+        return None
+    if os.path.isfile(text):
+        names = Path(text).read_text(encoding="utf-8-sig").split("\n")
+    elif text.endswith(".txt"):
+        raise FileNotFoundError(f"--labels: no such file {text}")
+    else:
+        names = text.split(",")
+    return [name.strip() for name in names if name.strip()]
+
+
+def add_part(parser: argparse.ArgumentParser) -> None:
+    """Add `--part`."""
+    parser.add_argument(
+        "--part", help="part to evaluate on: train, val or test; test where it has labels, if not given"
+    )
+
+
+def add_threshold(parser: argparse.ArgumentParser) -> None:
+    """Add `--threshold`."""
+    parser.add_argument("--threshold", type=float, default=0.5, help="of the middle column of the table")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add `--device`."""
+    parser.add_argument("--device", help="such as cpu or cuda:0; a GPU where there is one, if not given")
+
+
+def add_fields(parser: argparse.ArgumentParser, kind: type, *, skip: set[str]) -> None:
+    """Add an option for each field of a dataclass; its help is the field's line of the docstring."""
+    texts = _argument_texts(kind)
+    for field in dataclasses.fields(kind):
+        if field.name in skip:
+            continue
+        required = field.default is dataclasses.MISSING
+        parser.add_argument(
+            flag_of(field.name),
+            type=_type_of(str(field.type)),
+            required=required,
+            default=None if required else field.default,
+            choices=list(_CHOICES[field.name]) if field.name in _CHOICES else None,
+            help=texts[field.name].replace("%", "%%"),
+        )
+
+
+def _argument_texts(kind: type) -> dict[str, str]:
+    """Return the text of each entry of the Args section of a class's docstring."""
+    section = (inspect.getdoc(kind) or "").split("Args:\n", 1)[1].split("\n\n", 1)[0]
+    texts: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        if not line.startswith(" " * 8):
+            name, text = line.strip().split(": ", 1)
+            texts[name] = text
+        else:
+            texts[name] += " " + line.strip()
+    return texts
+
+
+def _type_of(annotation: str) -> Callable[[str], Any]:
+    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
+    return kinds[annotation.removesuffix(" | None")]
+
+
+def flag_of(name: str) -> str:
+    """Return the option of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def progress(batches: Iterable[Any], total: int, title: str) -> Iterable[Any]:
+    """Show a progress bar on stderr while batches are taken."""
+    return tqdm(batches, total=total, desc=title, leave=False)

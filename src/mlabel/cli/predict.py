@@ -1,0 +1,64 @@
+"""The command that labels images with a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mlabel.cli._options import add_command, add_device, progress
+from mlabel.inference import FORMATS, Tagger, find_images, write_predictions
+
+
+def add_predict(commands: Any) -> None:
+    """Add `mlabel predict`."""
+    parser = add_command(
+        commands, "predict", _predict, example="mlabel predict --bundle runs/m/bundle photos --format tsv"
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="images, or folders of images")
+    parser.add_argument("--bundle", required=True, help="folder of the bundle")
+    parser.add_argument("--format", choices=list(FORMATS), default="tsv", help="of the predictions")
+    parser.add_argument("--to", help="file to write; stdout, if not given")
+    parser.add_argument("--threshold", type=float, help="in the place of the bundle's thresholds")
+    parser.add_argument("--limit", type=int, help="label this many images only")
+    parser.add_argument("--batch-size", type=int, default=32, help="images of one forward pass")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that decode images")
+    parser.add_argument("--on-bad", choices=["error", "skip"], default="error", help="what an unreadable image does")
+    add_device(parser)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    """Label images with a trained bundle."""
+    tagger = Tagger.load(options.bundle, device=options.device)
+    images = find_images(options.images)[: options.limit]
+    bad: list[tuple[str, str]] = []
+    stream = tagger.stream(
+        images,
+        threshold=options.threshold,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        on_bad=options.on_bad,
+        bad=bad,
+    )
+    shown = progress(stream, len(images), "predicting")
+    number = _write(options.to, lambda file: write_predictions(file, shown, space=tagger.space, format=options.format))
+    for path, reason in bad:
+        print(f"skipped {path}: {reason}", file=sys.stderr)
+    print(f"{len(images)} images expected, {number} labelled, {len(bad)} skipped", file=sys.stderr)
+
+
+def _write(path: str | None, write: Callable[[Any], int]) -> int:
+    """Call `write` with stdout, or with a file that gets its name when it is whole."""
+    if path is None:
+        return write(sys.stdout)
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            number = write(file)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return number

@@ -1,0 +1,141 @@
+"""Commands that make a run, and those that work on one."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from mlabel.cli._options import (
+    add_command,
+    add_device,
+    add_fields,
+    add_labels,
+    add_pairs,
+    add_part,
+    add_reader_options,
+    add_threshold,
+    label_names,
+    pairs_of,
+    progress,
+    reader_options,
+)
+from mlabel.decisions import OBJECTIVES, SCOPES
+from mlabel.recipes import Recipe, Run, RunEvaluation, demo, run, write_evaluation
+from mlabel.training import TrainConfig
+
+
+def add_demo(commands: Any) -> None:
+    """Add `mlabel demo`."""
+    parser = add_command(commands, "demo", _demo, example="mlabel demo --run runs/demo")
+    parser.add_argument("--run", default="runs/demo", help="folder of the run")
+    parser.add_argument("--seed", type=int, default=0, help="of scenes and training")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    """Train, calibrate and evaluate on scenes of handwritten digits: under a minute, no download."""
+    result = demo(options.run, seed=options.seed, progress=progress)
+    _print_evaluation(result, options.verbose)
+    folder = Path(options.run)
+    print(f"\nlook at {folder / 'report' / 'index.html'} and {folder / 'report' / 'examples.png'}")
+    print(f"next: mlabel predict --bundle {folder / 'bundle'} {folder / 'scenes' / 'images' / 'test'} --format jsonl")
+
+
+def add_train(commands: Any) -> None:
+    """Add `mlabel train`."""
+    parser = add_command(
+        commands,
+        "train",
+        _train,
+        example="mlabel train --reader mirflickr --data mirflickr14 --backbone resnet18 --loss asymmetric --run runs/m",
+    )
+    parser.add_argument("--run", required=True, help="folder of the run")
+    parser.add_argument("--resume", help="auto: go on with the run of the folder, or begin; or a checkpoint's folder")
+    add_part(parser)
+    add_threshold(parser)
+    add_device(parser)
+    add_fields(parser, Recipe, skip={"reader_options", "labels", "loss_options", "train"})
+    add_fields(parser, TrainConfig, skip=set())
+    add_labels(parser)
+    add_reader_options(parser)
+    add_pairs(parser, "loss")
+
+
+def _train(options: argparse.Namespace) -> None:
+    """Train on annotated images, calibrate thresholds, evaluate, and write bundle and report."""
+    result = run(
+        _recipe(options),
+        options.run,
+        resume=options.resume,
+        part=options.part,
+        threshold=options.threshold,
+        device=options.device,
+        progress=progress,
+    )
+    _print_evaluation(result, options.verbose)
+    print(f"\nwrote {options.run}: report/index.html, history.csv, checkpoints, bundle")
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    given = vars(options)
+    train = TrainConfig(**{field.name: given[field.name] for field in dataclasses.fields(TrainConfig)})
+    made: dict[str, Any] = {
+        "reader_options": reader_options(options),
+        "labels": label_names(options.labels),
+        "loss_options": pairs_of(options.loss_option, "--loss-option"),
+        "train": train,
+    }
+    plain = {field.name: given[field.name] for field in dataclasses.fields(Recipe) if field.name not in made}
+    return Recipe(**plain, **made)
+
+
+def add_evaluate(commands: Any) -> None:
+    """Add `mlabel evaluate`."""
+    parser = add_command(commands, "evaluate", _evaluate, example="mlabel evaluate --run runs/m --part test")
+    parser.add_argument("--run", required=True, help="folder of the run")
+    add_part(parser)
+    add_device(parser)
+    add_threshold(parser)
+    parser.add_argument("--limit", type=int, help="score this many images of the part only")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    """Measure the best weights of a run, beside the prior, at a threshold and at the calibrated ones."""
+    work = Run.open(options.run, device=options.device, progress=progress).limited(options.limit)
+    result = work.evaluate(part=options.part, threshold=options.threshold)
+    if options.limit is None:
+        write_evaluation(work, result)
+    _print_evaluation(result, options.verbose)
+
+
+def add_calibrate(commands: Any) -> None:
+    """Add `mlabel calibrate`."""
+    parser = add_command(
+        commands, "calibrate", _calibrate, example="mlabel calibrate --run runs/m --objective f1 --scope label"
+    )
+    parser.add_argument("--run", required=True, help="folder of the run")
+    parser.add_argument("--objective", choices=list(OBJECTIVES), help="what to fit for; the run's, if not given")
+    parser.add_argument("--scope", choices=list(SCOPES), help="what has its own threshold; the run's, if not given")
+    add_device(parser)
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    """Fit the thresholds of a run on its validation part, and put them into its bundle."""
+    work = Run.open(options.run, device=options.device, progress=progress)
+    thresholds = work.calibrate(objective=options.objective, scope=options.scope)
+    if thresholds is None:
+        raise ValueError(f"{options.run} has no labelled validation part to fit thresholds on")
+    for name, value in zip(work.model.space.names, thresholds.values, strict=True):
+        print(f"{name}\t{'' if value != value else f'{value:.4f}'}")
+    print(f"wrote {Path(options.run) / 'thresholds.json'} and the bundle", file=sys.stderr)
+
+
+def _print_evaluation(result: RunEvaluation, verbose: bool) -> None:
+    print(f"\n{result.part} part, {next(iter(result.columns.values())).num_samples:,} images")
+    for note in result.notes:
+        print(f"note: {note}")
+    print(result.table())
+    if verbose:
+        print(result.best.label_table())
