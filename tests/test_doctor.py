@@ -16,6 +16,7 @@ from mlabel.data import ImageTable, read_danbooru
 from mlabel.data.doctor import Diagnosis, examine
 from mlabel.data.survey import Survey, _near_pairs, hash_look, survey_images
 from mlabel.labels import Group, LabelSpace
+from mlabel.taxonomy import Taxonomy
 
 SPACE = LabelSpace([Group("tags", ["a", "b", "c"]), Group("kind", ["x", "y"], exclusive=True)])
 
@@ -49,6 +50,10 @@ def parts(tmp_path: Path) -> dict[str, ImageTable]:
 def diagnose(parts: dict[str, ImageTable], **options: object) -> Diagnosis:
     surveys = {name: survey_images(table) for name, table in parts.items()}
     return examine(parts, surveys, **{"min_positives": 1, **options})  # type: ignore[arg-type]
+
+
+def data_of(diagnosis: Diagnosis) -> dict:
+    return json.loads(json.dumps(diagnosis.to_dict(), allow_nan=False))
 
 
 def kinds(diagnosis: Diagnosis) -> dict[str, int]:
@@ -134,12 +139,94 @@ def test_relations_are_numpys_correlation_and_honour_unknowns() -> None:
     assert diagnosis.correlation[i, j] == pytest.approx(np.corrcoef(tags[both, 0], tags[both, 1])[0, 1])
 
 
+def test_implications_that_the_labels_break_are_counted_and_named() -> None:
+    # a implies b, b implies c; y implies a. Rows: what holds of a b c | x y, and what is unknown.
+    rows = {
+        "whole": [1, 1, 1, 1, 0],
+        "no b": [1, 0, 1, 1, 0],
+        "no c": [0, 1, 0, 1, 0],
+        "neither": [1, 0, 0, 1, 0],
+        "who knows": [1, 0, 0, 1, 0],
+        "by y": [0, 1, 1, 0, 1],
+    }
+    mask = np.ones((6, 5), dtype=bool)
+    mask[4, 1:3] = False
+    table = ImageTable(
+        paths=list(rows), ids=list(rows), targets=np.array(list(rows.values())), unknown=mask, space=SPACE
+    )
+    taxonomy = Taxonomy(SPACE, implications=[("a", "b"), ("b", "c"), ("y", "a")], exclusive_hints=[("x", "{c}", "c")])
+    diagnosis = examine({"train": table[:3], "val": table[3:]}, min_positives=1, taxonomy=taxonomy)
+    found = {(each.child, each.parent): (each.count, each.examples) for each in diagnosis.implications}
+    assert found == {
+        ("a", "b"): (2, ("no b", "neither")),
+        ("a", "c"): (1, ("neither",)),
+        ("b", "c"): (1, ("no c",)),
+        ("y", "a"): (1, ("by y",)),
+    }
+    assert [each.count for each in diagnosis.implications] == [2, 1, 1, 1], "the most frequent first"
+    findings = {each.message: each for each in diagnosis.findings if each.kind == "implied missing"}
+    whole = "4 images have labels that imply others which are absent, 5 in all"
+    assert findings[whole].count == 4
+    assert findings["'a' implies 'b': missing in 2 images"].examples == ("no b", "neither")
+    assert findings["'y' implies 'a': missing in 1 image"].level == "warning"
+    together = next(each for each in diagnosis.findings if each.kind == "exclusive together")
+    assert together.message == "of 'x', '{c}', 'c', which exclude each other, two or more hold in 2 images"
+    assert together.examples == ("whole", "no b")
+    assert diagnosis.to_dict()["implications"][0]["child"] == "a"
+    closed, unknown = taxonomy.close_targets(table.targets, table.unknown)
+    made = ImageTable(paths=list(rows), ids=list(rows), targets=closed, unknown=unknown, space=SPACE)
+    assert examine({"train": made}, taxonomy=taxonomy).implications == ()
+    with pytest.raises(ValueError, match="label space of the taxonomy is another one"):
+        examine({"train": table}, taxonomy=Taxonomy(LabelSpace([Group("tags", ["a", "b"])])))
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=25)
+def test_broken_implications_are_those_of_all_rows_and_pairs(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    space = LabelSpace([Group("tags", list("abcdef"))])
+    names = space.names
+    pairs = [(names[i], names[j]) for i in range(6) for j in range(i) if rng.random() < 0.3]
+    taxonomy = Taxonomy(space, implications=pairs)
+    targets, mask = rng.random((12, 6)) < 0.4, rng.random((12, 6)) < 0.8
+    table = ImageTable(paths=[str(row) for row in range(12)], targets=targets & mask, unknown=mask, space=space)
+    expected = {}
+    for child, parent in zip(*np.nonzero(taxonomy.closure.toarray()), strict=True):
+        rows = np.flatnonzero((targets & mask)[:, child] & mask[:, parent] & ~targets[:, parent])
+        if len(rows):
+            expected[names[child], names[parent]] = (len(rows), tuple(map(str, rows[:5])))
+    diagnosis = examine({"train": table[:5], "val": table[5:]}, taxonomy=taxonomy)
+    assert {(e.child, e.parent): (e.count, e.examples) for e in diagnosis.implications} == expected
+
+
+def test_pairs_leave_out_what_an_exclusive_group_forbids() -> None:
+    rng = np.random.default_rng(3)
+    kind = np.eye(2)[rng.integers(0, 2, 100)]
+    first = rng.random(100) < 0.5
+    tags = np.stack([first, first ^ (rng.random(100) < 0.1), ~first], axis=1)
+    table = ImageTable(paths=[str(row) for row in range(100)], targets=np.hstack([tags, kind]), space=SPACE)
+    diagnosis = examine({"train": table})
+    pairs = {frozenset((pair.one, pair.other)): pair for pair in diagnosis.pairs}
+    assert len(pairs) == 9, "ten pairs of five labels, less x with y"
+    assert frozenset("xy") not in pairs
+    assert {diagnosis.pairs[0].one, diagnosis.pairs[0].other} == {"a", "c"}
+    assert diagnosis.pairs[0].correlation == pytest.approx(-1)
+    assert pairs[frozenset("ab")].together == int((tags[:, 0] & tags[:, 1]).sum())
+    lines = dict(line.split(": ", 1) for line in diagnosis.text().splitlines())
+    assert lines["opposed"].startswith(("a + c -1.00", "c + a -1.00"))
+    assert "+0." in lines["correlated"]
+    assert lines["positives of labels"].count(",") == 4
+
+
 def test_text_and_json(parts: dict[str, ImageTable]) -> None:
     diagnosis = diagnose(parts, expected_size=(9, 9))
+    assert diagnosis.sizes == {(48, 64): 12}
+    assert data_of(diagnosis)["sizes"] == [[48, 64, 12]]
     text = diagnosis.text()
+    assert "image sizes, height x width: 48 x 64 (12)" in text.splitlines()
     assert "warning: 6 images of part train are not 9 x 9: train/0.png" in text
     assert text.splitlines()[-1] == "found: 0 errors, 3 warnings, 0 notes"
-    data = json.loads(json.dumps(diagnosis.to_dict(), allow_nan=False))
+    data = data_of(diagnosis)
     assert data["findings"][0]["kind"] == "other size"
     with pytest.raises(ValueError, match="a survey of the 6 images of part 'train'"):
         examine(parts, {})

@@ -1,6 +1,7 @@
 """Data: annotation files to a checked table, image files to batches."""
 
-from mlabel.data.doctor import Diagnosis, Finding, examine
+from mlabel.data.diagnosis import BrokenImplication, Diagnosis, Finding, Pair
+from mlabel.data.doctor import examine
 from mlabel.data.images import FORMATS, ImageError, MissingImageError, read_image
 from mlabel.data.loader import BadImage, Batch, ImageDataset, Loader
 from mlabel.data.mixing import MIXES, cutmix, mix_batch, mixup, smooth_targets
@@ -45,6 +46,7 @@ __all__ = [
     "Augmentation",
     "BadImage",
     "Batch",
+    "BrokenImplication",
     "Diagnosis",
     "Finding",
     "ImageDataset",
@@ -52,6 +54,7 @@ __all__ = [
     "ImageTable",
     "Loader",
     "MissingImageError",
+    "Pair",
     "RepeatSampler",
     "Sampler",
     "SelectedTags",

@@ -3,99 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from mlabel._checks import check_positive
+from mlabel.data.diagnosis import LEVELS, BrokenImplication, Diagnosis, Finding, Pair
 from mlabel.data.survey import Survey
 from mlabel.data.table import ImageTable
+from mlabel.taxonomy import Taxonomy
 
-LEVELS = ("error", "warning", "note")
-_SHOWN = 5  # examples a finding names
+_SHOWN = 5  # examples a finding names, and implications that have a finding of their own
 _ODD_RATIO = 8  # sides so far apart are lost when an image is resized to a square
 _PAIRS = 40  # labels whose co-occurrence is shown
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing found.
-
-    Attributes:
-        level: `error`: a training would stop at it; `warning`: its figures would mislead; `note`: good to know.
-        kind: What it is, in one word or two, for scripts.
-        message: What it is, in a sentence.
-        count: How many images or labels it concerns.
-        examples: Some of them, by id or name.
-    """
-
-    level: str
-    kind: str
-    message: str
-    count: int
-    examples: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        named = f": {', '.join(self.examples)}" if self.examples else ""
-        more = ", ..." if self.examples and self.count > len(self.examples) else ""
-        return f"{self.level}: {self.message}{named}{more}"
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """What `examine` found.
-
-    Attributes:
-        findings: Errors first, then warnings, then notes.
-        counts: Label name to its positives in each part, `{"cat": {"train": 3, "val": 1}}`.
-        labels_per_image: How many images have 0, 1, 2, ... any-of labels (M,).
-        names: Of the labels whose correlation is there, the most frequent first.
-        together: (K, K) int64: images that have both labels of `names`.
-        correlation: (K, K) float64: phi coefficients of `names`, over the images of which both are known; NaN for
-            a label that is constant.
-        num_images: Images of each part.
-    """
-
-    findings: tuple[Finding, ...]
-    counts: dict[str, dict[str, int]]
-    labels_per_image: np.ndarray
-    names: tuple[str, ...]
-    together: np.ndarray
-    correlation: np.ndarray
-    num_images: dict[str, int]
-
-    def worst(self) -> str | None:
-        """Return the gravest level found, or None."""
-        return self.findings[0].level if self.findings else None
-
-    def text(self) -> str:
-        """Return the diagnosis as lines of text."""
-        sizes = ", ".join(f"{name} {size:,}" for name, size in self.num_images.items())
-        tally = Counter(finding.level for finding in self.findings)
-        found = ", ".join(f"{tally[level]} {level}{'s' * (tally[level] != 1)}" for level in LEVELS)
-        spread = ", ".join(f"{k}: {n:,}" for k, n in enumerate(self.labels_per_image.tolist()) if n)
-        return "\n".join(
-            [f"images: {sizes}", *map(str, self.findings), f"labels per image: {spread}", f"found: {found}"]
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the diagnosis as plain values, for JSON; NaN is None."""
-        correlation = [
-            [None if np.isnan(value) else round(float(value), 6) for value in row] for row in self.correlation
-        ]
-        return {
-            "format": "mlabel.diagnosis/1",
-            "images": self.num_images,
-            "findings": [vars(finding) | {"examples": list(finding.examples)} for finding in self.findings],
-            "counts": self.counts,
-            "labels_per_image": self.labels_per_image.tolist(),
-            "names": list(self.names),
-            "together": self.together.tolist(),
-            "correlation": correlation,
-        }
 
 
 def examine(
@@ -105,6 +28,7 @@ def examine(
     expected_size: tuple[int, int] | None = None,
     min_positives: int = 5,
     distance: int = 4,
+    taxonomy: Taxonomy | None = None,
 ) -> Diagnosis:
     """Return what is wrong or odd with the parts of a data set.
 
@@ -114,9 +38,10 @@ def examine(
         expected_size: Height and width that images should have; None: any.
         min_positives: A label with fewer positives in a part is a warning.
         distance: Bits of 64 in which the perceptual hashes of near-duplicates may differ; see `Survey.duplicates`.
+        taxonomy: What labels imply, and which seldom hold together; None: nothing is known of that.
 
     Raises:
-        ValueError: no part, parts of different spaces, or a survey of another length than its part.
+        ValueError: no part, parts or a taxonomy of different spaces, or a survey of another length than its part.
 
     Example:
         >>> from mlabel.labels import Group, LabelSpace
@@ -128,6 +53,7 @@ def examine(
         warning: 1 label has positives in one part only: cat
         warning: 1 label has fewer than 1 positive in part val: cat
         note: 1 image of part val has no any-of label, and none unknown: c
+        positives of labels: cat 2, dog 0
         labels per image: 0: 1, 1: 2
         found: 0 errors, 3 warnings, 1 note
     """
@@ -139,6 +65,11 @@ def examine(
         first.space.check_same(table.space, f"part {name!r}")
     findings = [finding for name, table in parts.items() for finding in _of_rows(name, table)]
     findings += _of_labels(parts, min_positives)
+    implications: list[BrokenImplication] = []
+    if taxonomy is not None:
+        first.space.check_same(taxonomy.space, "the taxonomy")
+        implications, found = _of_taxonomy(parts, taxonomy)
+        findings += found
     if surveys is not None:
         _check_lengths(parts, surveys)
         findings += _of_images(parts, surveys, expected_size)
@@ -154,6 +85,9 @@ def examine(
         together=together,
         correlation=correlation,
         num_images={name: len(table) for name, table in parts.items()},
+        pairs=_pairs(first, names, together, correlation),
+        implications=tuple(implications),
+        sizes=None if surveys is None else _sizes(surveys),
     )
 
 
@@ -211,6 +145,47 @@ def _of_labels(parts: Mapping[str, ImageTable], min_positives: int) -> list[Find
         what = f"{{n}} label{{s}} {{has}} fewer than {min_positives} positive{plural} in part {name}"
         findings += _finding("warning", "few positives", what, rare)
     return findings
+
+
+def _of_taxonomy(parts: Mapping[str, ImageTable], taxonomy: Taxonomy) -> tuple[list[BrokenImplication], list[Finding]]:
+    """Return the implications that the targets of all parts break, and the findings on them and on hints."""
+    tables = list(parts.values())
+    ids = np.concatenate([table.ids for table in tables])
+    present = sp.csr_array(sp.vstack([table.targets for table in tables])).astype(np.int64)
+    missing = sp.csr_array(sp.vstack([taxonomy.implied_missing(table.targets, table.unknown) for table in tables]))
+    pairs = sp.coo_array((present.T @ missing.astype(np.int64)).multiply(taxonomy.closure))
+    pairs.eliminate_zeros()
+    order = np.lexsort((*pairs.coords[::-1], -pairs.data))
+    columns, absent = sp.csc_array(present), sp.csc_array(missing)
+    broken = []
+    for child, parent, count in zip(*(axis[order].tolist() for axis in (*pairs.coords, pairs.data)), strict=True):
+        rows = np.intersect1d(_rows_of(columns, child), _rows_of(absent, parent))[:_SHOWN]
+        names = (taxonomy.space.names[child], taxonomy.space.names[parent])
+        broken.append(BrokenImplication(*names, count, tuple(str(name) for name in ids[rows])))
+    lacking = ids[np.diff(missing.indptr) > 0]
+    what = f"{{n}} image{{s}} {{has}} labels that imply others which are absent, {missing.nnz:,} in all"
+    findings = _finding("warning", "implied missing", what, lacking)
+    for each in broken[:_SHOWN]:
+        what = f"{each.child!r} implies {each.parent!r}: missing in {each.count:,} image{'s' * (each.count != 1)}"
+        findings.append(Finding("warning", "implied missing", what, each.count, each.examples))
+    return broken, findings + _of_hints(tables, ids, taxonomy)
+
+
+def _of_hints(tables: Sequence[ImageTable], ids: np.ndarray, taxonomy: Taxonomy) -> list[Finding]:
+    held = sp.csc_array(sp.vstack([taxonomy.exclusive_violations(t.targets, t.unknown) for t in tables]))
+    findings = []
+    for column, hint in enumerate(taxonomy.exclusive_hints):
+        rows = _rows_of(held, column)
+        what = f"of {', '.join(map(repr, hint))}, which exclude each other, two or more hold in {len(rows):,} image"
+        examples = tuple(str(name) for name in ids[rows[:_SHOWN]])
+        if len(rows):
+            text = what + "s" * (len(rows) != 1)
+            findings.append(Finding("warning", "exclusive together", text, len(rows), examples))
+    return findings
+
+
+def _rows_of(columns: sp.csc_array, column: int) -> np.ndarray:
+    return columns.indices[columns.indptr[column] : columns.indptr[column + 1]]
 
 
 def _of_images(
@@ -302,3 +277,24 @@ def _relations(parts: Mapping[str, ImageTable]) -> tuple[tuple[str, ...], np.nda
         variance = one * (both - one)
         correlation = covariance / np.sqrt(variance * variance.T)
     return tuple(names[k] for k in chosen), together.astype(np.int64), correlation
+
+
+def _pairs(
+    table: ImageTable, names: tuple[str, ...], together: np.ndarray, correlation: np.ndarray
+) -> tuple[Pair, ...]:
+    """Return the pairs of labels that are not of one exclusive group, of which never two hold."""
+    group_of = {label: group.name for group in table.space.exclusive_groups for label in group.labels}
+    pairs = [
+        Pair(names[i], names[j], int(together[i, j]), float(correlation[i, j]))
+        for i, j in combinations(range(len(names)), 2)
+        if group_of.get(names[i], i) != group_of.get(names[j], j)
+    ]
+    return tuple(sorted(pairs, key=lambda pair: -np.nan_to_num(abs(pair.correlation), nan=-1.0)))
+
+
+def _sizes(surveys: Mapping[str, Survey]) -> dict[tuple[int, int], int]:
+    tally: Counter[tuple[int, int]] = Counter()
+    for survey in surveys.values():
+        held = survey.readable
+        tally.update(zip(survey.heights[held].tolist(), survey.widths[held].tolist(), strict=True))
+    return dict(tally.most_common())
