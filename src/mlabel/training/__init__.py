@@ -1,5 +1,6 @@
 """Training: configuration, one exact step, the loop, and checkpoints that resume bit for bit."""
 
+from mlabel.training.bad_images import BadLog
 from mlabel.training.checkpoint import (
     best_checkpoint,
     list_checkpoints,
@@ -9,7 +10,7 @@ from mlabel.training.checkpoint import (
     read_description,
     save_checkpoint,
 )
-from mlabel.training.config import OPTIMIZERS, PRECISIONS, SCHEDULES, TrainConfig
+from mlabel.training.config import ON_BAD, OPTIMIZERS, PRECISIONS, SCHEDULES, TrainConfig
 from mlabel.training.loop import Interrupted, fit, refuse_used, train, write_history, write_run_config
 from mlabel.training.optimisers import learning_rate, make_optimizer, resolve_precision
 from mlabel.training.scoring import TableScores, score_table
@@ -17,9 +18,11 @@ from mlabel.training.state import Event, TrainState
 from mlabel.training.step import StepResult, autocast, train_step
 
 __all__ = [
+    "ON_BAD",
     "OPTIMIZERS",
     "PRECISIONS",
     "SCHEDULES",
+    "BadLog",
     "Event",
     "Interrupted",
     "StepResult",

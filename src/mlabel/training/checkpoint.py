@@ -217,7 +217,7 @@ def _check_data(saved: dict[str, str], now: dict[str, str]) -> None:
         shown = "; ".join(f"{name}: {saved.get(name)} saved, {now.get(name)} now" for name in differ)
         raise ValueError(
             f"the data has changed since the checkpoint was saved (fingerprints of {shown}); give the data it was "
-            "trained on, start in another run folder, or pass allow_changed_data=True"
+            "trained on, start in another run folder, or go on by allow_changed_data=True (--allow-changed-data)"
         )
 
 

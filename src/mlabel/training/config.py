@@ -13,16 +13,19 @@ from mlabel.data import MIXES, REPEAT_THRESHOLD, SAMPLERS
 OPTIMIZERS = ("adam", "adamw", "sgd", "adamax", "adadelta")
 SCHEDULES = ("constant", "cosine", "step", "plateau")
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+ON_BAD = ("error", "skip")
 _OPTIONS = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
     "precision": PRECISIONS,
     "sampler": SAMPLERS,
     "mix": MIXES,
+    "on_bad": ON_BAD,
 }
 
-# What may differ between a checkpoint and the training that goes on from it, without changing any number.
-FREE_TO_CHANGE = frozenset({"num_workers", "keep", "save_every"})
+# What may differ between a checkpoint and the training that goes on from it, without changing any number that was
+# reached before. A training that a bad image stopped can thus go on without it.
+FREE_TO_CHANGE = frozenset({"num_workers", "keep", "save_every", "on_bad", "max_bad"})
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,9 @@ class TrainConfig:
         label_smoothing: How far training targets are moved towards 0.5 (any-of labels) or the uniform distribution
             (exclusive groups); from 0, not at all, to 1.
         seed: Of order, augmentation, mixing and dropout.
+        on_bad: What an image that cannot be read does, in training and when a part is scored: `error` stops and names
+            it; `skip` goes on without it, nothing taking its place, and lists it in `bad.jsonl` of the run.
+        max_bad: With `skip`, the share of a part that may be bad; beyond it training or scoring stops.
 
     Raises:
         ValueError: a value out of its range, or an unknown name.
@@ -99,6 +105,8 @@ class TrainConfig:
     mix_alpha: float | None = None
     label_smoothing: float = 0.0
     seed: int = 0
+    on_bad: str = "error"
+    max_bad: float = 0.001
 
     def __post_init__(self) -> None:
         for name, options in _OPTIONS.items():
@@ -119,6 +127,7 @@ class TrainConfig:
         check_positive(self.repeat_threshold, "repeat_threshold")
         check_between(self.repeat_threshold, 0, 1, "repeat_threshold")
         check_between(self.label_smoothing, 0, 1, "label_smoothing")
+        check_between(self.max_bad, 0, 1, "max_bad")
         for name in ("clip_norm", "mix_alpha"):
             if getattr(self, name) is not None:
                 check_positive(getattr(self, name), name)

@@ -23,11 +23,13 @@ from tqdm import tqdm
 
 from mlabel._checks import resolve
 from mlabel._files import read_json, to_json, write_atomically
-from mlabel.data import Batch, ImageTable, Loader, mix_batch, smooth_targets
+from mlabel.data import BadImage, Batch, ImageTable, Loader, mix_batch, smooth_targets
 from mlabel.losses import BatchLoss, as_loss
 from mlabel.metrics import evaluate
 from mlabel.metrics.evaluation import EXTRA_METRICS, METRICS
 from mlabel.models import Classifier
+from mlabel.training.bad_images import NAME as BAD_NAME
+from mlabel.training.bad_images import BadLog
 from mlabel.training.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
 from mlabel.training.config import TrainConfig
 from mlabel.training.optimisers import learning_rate, make_optimizer, resolve_precision
@@ -142,6 +144,7 @@ def fit(
         device=device,
     )
     history: list[dict[str, Any]] = []
+    notes: tuple[str, ...] = ()
     with _signals() as received, closing(events), tqdm(desc="training", unit="step", disable=progress == "none") as bar:
         for event in events:
             _show(bar, event)
@@ -149,6 +152,9 @@ def fit(
             if received and event.kind != "end":
                 bar.close()
                 _stop(event.state, run_dir, received[0], _fingerprints(train_table, val_table))
+            notes = event.notes
+    for note in notes:
+        _log.warning("%s", note)
     return history
 
 
@@ -182,7 +188,10 @@ class _Training:
             pin_memory=device.type == "cuda",
             # Batch norm has no statistics of a single sample.
             min_last=min(2, config.batch_size),
+            on_bad=config.on_bad,
+            max_bad=config.max_bad,
         )
+        self.bad = BadLog()
         self.state = TrainState(
             model=model,
             optimizer=make_optimizer(model, config),
@@ -200,7 +209,7 @@ class _Training:
             try:
                 while state.epoch < self.config.epochs and not state.stopped:
                     yield from self._epoch(run_dir)
-                yield Event.of("end", state)
+                yield Event.of("end", state, notes=self._notes())
             finally:
                 self.loader.close()
 
@@ -211,7 +220,12 @@ class _Training:
         checkpoint = newest_checkpoint(run_dir) if resume == "auto" else resume
         if checkpoint is not None:
             load_checkpoint(checkpoint, self.state, data=self.data, allow_changed_data=allow_changed_data)
+            # Of a table that has become smaller, the epoch under way may be over.
+            self.state.batch = min(self.state.batch, len(self.loader))
             _log.info("going on from %s", checkpoint)
+        else:
+            (run_dir / BAD_NAME).unlink(missing_ok=True)  # of a training that ended before its first checkpoint
+        self.bad = BadLog(run_dir / BAD_NAME)
         write_run_config(run_dir, train=self.config.to_dict(), model=self.state.model.config)
         self.state.model.space.save(run_dir / "labels.json")
         write_history(run_dir / "history.csv", self.state.history)
@@ -220,12 +234,33 @@ class _Training:
         state, config = self.state, self.config
         state.model.train()
         yield from self._due(run_dir)  # a training stopped right after a step has this still before it
-        batches = self.loader.epoch(state.epoch, start=state.batch)
+        batches = self._read(state.epoch, state.batch)
         while step_batches := list(itertools.islice(batches, config.accumulate)):
             yield self._step(step_batches)
             yield from self._due(run_dir)
         state.epoch, state.batch = state.epoch + 1, 0
         yield from self._evaluate(run_dir, end_of_epoch=True)
+
+    def _read(self, epoch: int, start: int) -> Iterator[Batch]:
+        """Return the batches of an epoch; what is skipped among them is listed before a step is made without it."""
+        skipped, listed = self.loader.bad, 0
+        try:
+            for batch in self.loader.epoch(epoch, start=start):
+                self.bad.add("train", skipped[listed:])
+                listed = len(skipped)
+                yield batch
+        finally:
+            self.bad.add("train", skipped[listed:])
+
+    def _notes(self) -> tuple[str, ...]:
+        """Return in sentences what was skipped or passed over."""
+        sizes = {"train": len(self.loader.table)} | ({} if self.val_table is None else {"val": len(self.val_table)})
+        skipped = {name: self.bad.count(name) for name in sizes}
+        said = [f"{number:,} of {sizes[name]:,} {name} images skipped" for name, number in skipped.items() if number]
+        if said and self.bad.path is not None:
+            said[-1] += f"; see {self.bad.path}"
+        oddities = [f"passed over in training: {note} ({n:,} times)" for note, n in sorted(self.loader.notes.items())]
+        return (*said, *oddities)
 
     def _due(self, run_dir: Path | None) -> Iterator[Event]:
         """Evaluate or save within an epoch, where the step just done calls for it and it has not happened yet."""
@@ -288,16 +323,24 @@ class _Training:
 
     def _validate(self, table: ImageTable) -> dict[str, float]:
         model, config = self.state.model, self.config
-        scores = score_table(
-            model,
-            table,
-            self.loss,
-            batch_size=config.batch_size,
-            num_workers=config.num_workers,
-            precision=self.precision,
-        )
+        bad: list[BadImage] = []
+        try:
+            scores = score_table(
+                model,
+                table,
+                self.loss,
+                batch_size=config.batch_size,
+                num_workers=config.num_workers,
+                precision=self.precision,
+                on_bad=config.on_bad,
+                max_bad=config.max_bad,
+                bad=bad,
+            )
+        finally:
+            self.bad.add("val", bad)
         include = [config.monitor] if config.monitor in EXTRA_METRICS else []
-        result = evaluate(scores.probabilities, table.targets, mask=table.unknown, space=model.space, include=include)
+        probabilities, table = scores.of_scored(table)
+        result = evaluate(probabilities, table.targets, mask=table.unknown, space=model.space, include=include)
         kept = dict.fromkeys((*HISTORY_METRICS, config.monitor))
         measured = {f"val_{name}": float(result[name]) for name in kept if name != "loss"}
         return {"val_loss": scores.loss, **measured}

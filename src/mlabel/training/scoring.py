@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import nn
 
-from mlabel.data import Batch, ImageTable, Loader
+from mlabel._checks import DataError
+from mlabel.data import BadImage, Batch, ImageTable, Loader
 from mlabel.losses import BatchLoss
 from mlabel.models import Classifier
 from mlabel.training.optimisers import resolve_precision
@@ -30,12 +31,24 @@ class TableScores:
     """What a model says of a table.
 
     Attributes:
-        probabilities: (N, L) float32, in the table's order.
-        loss: The loss over the whole table; NaN where no loss was given.
+        probabilities: (N, L) float32, in the table's order; NaN in the rows of images that were skipped.
+        loss: The loss over the images that were scored; NaN where no loss was given.
+        rows: The rows that were scored, int64 (M,), in order.
+        bad: The images that were skipped, with the reason.
+        notes: Oddity that was passed over, such as damaged EXIF data, to the number of images that have it.
     """
 
     probabilities: np.ndarray
     loss: float
+    rows: np.ndarray
+    bad: tuple[BadImage, ...] = ()
+    notes: Mapping[str, int] = field(default_factory=dict)
+
+    def of_scored(self, table: ImageTable) -> tuple[np.ndarray, ImageTable]:
+        """Return the probabilities (M, L) of the images that were scored, and of `table` those images."""
+        if len(self.rows) == len(table):
+            return self.probabilities, table
+        return self.probabilities[self.rows], table[self.rows]
 
 
 def score_table(
@@ -46,11 +59,15 @@ def score_table(
     batch_size: int = 64,
     num_workers: int = 0,
     precision: str = "auto",
+    on_bad: str = "error",
+    max_bad: float = 0.001,
+    bad: list[BadImage] | None = None,
     progress: Progress = no_progress,
 ) -> TableScores:
     """Return the model's probabilities for every image of `table`, and their loss.
 
-    Each image is scored exactly once; an unreadable one is an error. The model is left in the mode it was in.
+    Each image is scored exactly once, or, with `on_bad="skip"`, not at all where it cannot be read. The model is left
+    in the mode it was in.
 
     Args:
         model: On the device that is to compute.
@@ -59,11 +76,14 @@ def score_table(
         batch_size: Images of one forward pass.
         num_workers: Processes that decode images.
         precision: fp32, bf16, fp16 or auto.
+        on_bad: `error`: an image that cannot be read is an error; `skip`: its row is NaN, and not in `rows`.
+        max_bad: With `skip`, the share of the table that may be bad; beyond it is an error all the same.
+        bad: A list that gets the images left out, also where there are too many of them and this is an error.
         progress: Wraps the batches; gets them, their number and a title.
 
     Raises:
         ValueError: the table has another label space than the model.
-        DataError: an image cannot be read.
+        DataError: an image cannot be read, or with `skip` too many cannot, or none can.
     """
     model.space.check_same(table.space, "the table")
     device = next(model.parameters()).device
@@ -74,8 +94,11 @@ def score_table(
         channels=model.in_channels,
         num_workers=num_workers,
         pin_memory=device.type == "cuda",
+        on_bad=on_bad,
+        max_bad=max_bad,
     )
-    probabilities = np.empty((len(table), model.space.num_labels), dtype=np.float32)
+    probabilities = np.full((len(table), model.space.num_labels), np.nan, dtype=np.float32)
+    scored = np.zeros(len(table), dtype=bool)
     sums: dict[str, list[float]] = {}
     precision = resolve_precision(precision, device)
     try:
@@ -83,12 +106,24 @@ def score_table(
             for batch in progress(loader.epoch(), len(loader), "scoring"):
                 moved = batch.to(device)
                 logits = forward(model, moved, precision).float()
-                probabilities[batch.index.numpy()] = model.space.probabilities(logits).cpu().numpy()
+                rows = batch.index.numpy()
+                probabilities[rows] = model.space.probabilities(logits).cpu().numpy()
+                scored[rows] = True
                 _merge(sums, loss, logits, moved)
     finally:
+        if bad is not None:
+            bad.extend(loader.bad)
         loader.close()
     value = sum(total / max(denominator, 1.0) for total, denominator in sums.values())
-    return TableScores(probabilities, float(value) if sums else math.nan)
+    if not scored.any():
+        raise DataError(f"none of the {len(table)} images can be read; the last is {loader.bad[-1].reason}")
+    return TableScores(
+        probabilities,
+        float(value) if sums else math.nan,
+        rows=np.flatnonzero(scored),
+        bad=tuple(loader.bad),
+        notes=dict(loader.notes),
+    )
 
 
 @contextmanager

@@ -130,6 +130,7 @@ class Event:
         loss: Of the step, or the mean training loss since the evaluation before; NaN where there was none.
         metrics: The new history entry of an `eval`; empty otherwise.
         state: The training itself, to look at or to steer, such as by `state.lr_scale`.
+        notes: Of an `end`, sentences on what was skipped or passed over, such as bad images; empty otherwise.
     """
 
     kind: str
@@ -138,13 +139,20 @@ class Event:
     loss: float
     metrics: dict[str, Any]
     state: TrainState
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
-        cls, kind: str, state: TrainState, *, loss: float = math.nan, metrics: dict[str, Any] | None = None
+        cls,
+        kind: str,
+        state: TrainState,
+        *,
+        loss: float = math.nan,
+        metrics: dict[str, Any] | None = None,
+        notes: tuple[str, ...] = (),
     ) -> Event:
         """Return an event of `kind` at the place where `state` is."""
-        return cls(kind, state.epoch, state.step, loss, metrics or {}, state)
+        return cls(kind, state.epoch, state.step, loss, metrics or {}, state, notes)
 
 
 def _number_or_none(value: Any) -> Any:
