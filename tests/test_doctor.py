@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mlabel.data import ImageTable, read_danbooru
+from mlabel.cli import main
+from mlabel.data import ImageDataset, ImageTable, Loader, read_danbooru
 from mlabel.data.doctor import Diagnosis, examine
 from mlabel.data.survey import Survey, _near_pairs, hash_look, survey_images
 from mlabel.labels import Group, LabelSpace
+from mlabel.report import plot_augmented, plot_sheet
 from mlabel.taxonomy import Taxonomy
 
 SPACE = LabelSpace([Group("tags", ["a", "b", "c"]), Group("kind", ["x", "y"], exclusive=True)])
@@ -288,6 +290,99 @@ def test_workers_do_not_change_a_survey(parts: dict[str, ImageTable]) -> None:
     one, two = survey_images(parts["train"]), survey_images(parts["train"], num_workers=1)
     for field in ("heights", "widths", "pixels", "looks"):
         assert np.array_equal(getattr(one, field), getattr(two, field))
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> list[str]:
+    """Pictures with a CSV file of tags; the options that read them."""
+    tags = ["a", "a", "", "b", "a b"] + ["b"] * 15
+    for row in range(20):
+        picture(row).save(tmp_path / f"{row}.png")
+    lines = [f"{row}.png,{held}" for row, held in enumerate(tags)]
+    (tmp_path / "tags.csv").write_text("\n".join(["image,tags", *lines]))
+    options = ["tags_column=tags", 'separator=" "']
+    return [
+        *("--reader", "csv", "--data", str(tmp_path / "tags.csv")),
+        *(word for option in options for word in ("--reader-option", option)),
+    ]
+
+
+@pytest.mark.parametrize("augment", ["standard", "crop+rand_augment"])
+def test_a_sample_is_shown_as_the_loader_gives_it(
+    on_disk: list[str], tmp_path: Path, augment: str, capsys: pytest.CaptureFixture
+) -> None:
+    target = tmp_path / "sheet.png"
+    size = ["--image-size", "100", "--augment", augment, "--seed", "3", "--epochs", "2-4"]
+    assert main(["doctor", *on_disk, "--show-augmented", "4", *size, "--to", str(target)]) == 0
+    assert capsys.readouterr().out == "4: b, a\n"
+    sheet = np.asarray(Image.open(target))
+    table = ImageTable(paths=[tmp_path / f"{row}.png" for row in range(5)], targets=np.zeros((5, 5)), space=SPACE)
+    with Loader(table, batch_size=2, image_size=100, augment=augment, seed=3, sampler="shuffle") as loader:
+        for place, epoch in enumerate((2, 3, 4)):
+            image = next(b.images[b.index == 4][0] for b in loader.epoch(epoch) if (b.index == 4).any())
+            left = 8 + place * 108
+            assert np.array_equal(sheet[8:108, left : left + 100], image.permute(1, 2, 0).numpy()), epoch
+    assert len(np.unique(sheet[8:108].reshape(100, -1), axis=0)) > 1
+
+
+def test_a_sample_that_is_not_there_and_epochs_that_are_none(on_disk: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert main(["doctor", *on_disk, "--show-augmented", "33"]) == 2
+    assert "none of the 20 images has the id '33'; the nearest are 3" in capsys.readouterr().err
+    for epochs in ("7-3", "a", "-1", "1-"):
+        assert main(["doctor", *on_disk, "--show-augmented", "3", f"--epochs={epochs}"]) == 2
+        assert "--epochs wants a number or FIRST-LAST" in capsys.readouterr().err
+
+
+def test_small_images_are_enlarged_by_whole_pixels(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (1, 30, 40), dtype=np.uint8)
+    sheet = np.asarray(Image.open(plot_sheet([image] * 11, tmp_path / "s.png", captions=["x"] * 11)))
+    shown = np.repeat(np.repeat(image[0], 4, axis=0), 4, axis=1)
+    for top, left in ((8, 8), (8 + 120 + 26, 8 + 168)):
+        assert np.array_equal(sheet[top : top + 120, left : left + 160], np.stack([shown] * 3, axis=2))
+    assert sheet.shape == (8 + 2 * 146, 8 + 6 * 168, 3), "six in a row, and five"
+    with pytest.raises(ValueError, match="images of one shape"):
+        plot_sheet([], tmp_path / "s.png", captions=[])
+    with pytest.raises(ValueError, match="captions must be one an image"):
+        plot_sheet([image], tmp_path / "s.png", captions=[])
+    with pytest.raises(ValueError, match="uint8"):
+        plot_sheet([image / 255], tmp_path / "s.png", captions=["x"])
+
+
+def test_a_sheet_of_no_epochs_is_refused(parts: dict[str, ImageTable], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="images of one shape were wanted"):
+        plot_augmented(ImageDataset(parts["train"], image_size=8), 0, epochs=[], path=tmp_path / "s.png")
+
+
+def test_the_command_takes_a_taxonomy(on_disk: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    relations = {"format": "mlabel.taxonomy/1", "implications": [["a", "b"]]}
+    (tmp_path / "relations.json").write_text(json.dumps(relations))
+    command = ["doctor", *on_disk, "--no-images"]
+    assert main([*command, "--taxonomy", str(tmp_path / "relations.json"), "--format", "json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [(each["child"], each["parent"], each["count"]) for each in data["implications"]] == [("a", "b", 2)]
+    assert set(data["implications"][0]["examples"]) == {"0", "1"}
+    assert main([*command, "--taxonomy", str(tmp_path / "none.json")]) == 2
+    assert "none.json" in capsys.readouterr().err
+
+
+def test_the_command_reads_danboorus_implications_where_they_are(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "metadata").mkdir()
+    posts = [{"id": str(k), "md5": "m", "rating": "s", "tag_string": "cat_ears"} for k in range(10)]
+    posts += [{"id": str(k), "md5": "m", "rating": "q", "tag_string": "animal_ears cat_ears"} for k in range(10, 20)]
+    (tmp_path / "metadata" / "posts0.json").write_text("\n".join(map(json.dumps, posts)))
+    for number in range(20):
+        folder = tmp_path / "512px" / f"{number:04d}"
+        folder.mkdir(parents=True)
+        picture(number).save(folder / f"{number}.jpg")
+    command = ["doctor", "--reader", "danbooru", "--data", str(tmp_path), "--min-count", "1", "--no-images"]
+    assert main(command) == 0
+    assert "implies" not in capsys.readouterr().out
+    relation = {"antecedent_name": "cat_ears", "consequent_name": "animal_ears", "status": "active"}
+    (tmp_path / "metadata" / "tag_implications0.json").write_text(json.dumps(relation))
+    assert main(command) == 0
+    assert "'cat_ears' implies 'animal_ears': missing in 10 images" in capsys.readouterr().out
+    assert main([*command, "--reader-option", "close_implications=true"]) == 0
+    assert "implies" not in capsys.readouterr().out
 
 
 @pytest.mark.realdata

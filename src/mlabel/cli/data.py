@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import bisect
+import difflib
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from mlabel._files import to_json
 from mlabel.cli._options import add_command, add_dataset, dataset_recipe, progress
-from mlabel.data import examine, survey_images
+from mlabel.data import ImageDataset, ImageTable, examine, read_taxonomy, survey_images
+from mlabel.recipes import Recipe
 from mlabel.recipes.run import read_table
-from mlabel.report import write_diagnosis
+from mlabel.report import plot_augmented, write_diagnosis
+from mlabel.taxonomy import Taxonomy
+from mlabel.training import TrainConfig
+
+_NEIGHBOURS = 5000  # ids in whose midst the nearest to a wrong one is looked for
 
 
 def add_doctor(commands: Any) -> None:
@@ -27,11 +35,32 @@ def add_doctor(commands: Any) -> None:
     parser.add_argument("--format", choices=["text", "json"], default="text", help="of what is printed")
     parser.add_argument("--page", metavar="FOLDER", help="write a page with plots into this folder")
     parser.add_argument("--no-images", action="store_true", help="look at labels and parts only")
+    parser.add_argument(
+        "--taxonomy",
+        metavar="FILE",
+        help="what labels imply, as Taxonomy.save writes it; Danbooru's own files are read where they are there",
+    )
+    _add_augmented(parser)
+
+
+def _add_augmented(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("one sample as training sees it, in the place of a diagnosis")
+    group.add_argument("--show-augmented", metavar="ID", help="the sample, by its id")
+    group.add_argument("--augment", default=TrainConfig.augment, help="as in `mlabel train`")
+    group.add_argument("--image-size", type=int, default=Recipe.image_size, help="as in `mlabel train`")
+    group.add_argument("--in-channels", type=int, default=Recipe.in_channels, help="as in `mlabel train`")
+    group.add_argument("--seed", type=int, default=TrainConfig.seed, help="as in `mlabel train`")
+    group.add_argument("--epochs", default="0-7", metavar="FIRST-LAST", help="which ones; they count from 0")
+    group.add_argument("--to", metavar="FILE.png", default="augmented.png", help="the picture to write")
 
 
 def _doctor(options: argparse.Namespace) -> int:
     """Say what is wrong or odd with images, labels and parts; exit code 1 where there is an error."""
-    parts = read_table(dataset_recipe(options)).parts()
+    table = read_table(dataset_recipe(options))
+    if options.show_augmented is not None:
+        _show_augmented(table, options)
+        return 0
+    parts = table.parts()
     surveys = None
     if not options.no_images:
         surveys = {
@@ -44,9 +73,57 @@ def _doctor(options: argparse.Namespace) -> int:
         expected_size=None if options.expected_size is None else tuple(options.expected_size),
         min_positives=options.min_positives,
         distance=options.distance,
+        taxonomy=_taxonomy(options, table),
     )
     print(to_json(diagnosis.to_dict()) if options.format == "json" else diagnosis.text())
     if options.page is not None:
         page = write_diagnosis(options.page, diagnosis, title=f"The doctor on {Path(options.data).name}")
         print(f"wrote {page}", file=sys.stderr)
     return int(diagnosis.worst() == "error")
+
+
+def _taxonomy(options: argparse.Namespace, table: ImageTable) -> Taxonomy | None:
+    """Return what is known of the labels' relations: a file that was given, or what lies beside Danbooru's posts."""
+    if options.taxonomy is not None:
+        return Taxonomy.load(options.taxonomy, table.space)
+    if options.reader != "danbooru":
+        return None
+    try:
+        return read_taxonomy(options.data, table.space)
+    except FileNotFoundError:
+        return None
+
+
+def _show_augmented(table: ImageTable, options: argparse.Namespace) -> None:
+    """Draw a sample in some epochs, and print its labels."""
+    given = re.fullmatch(r"(\d+)(?:-(\d+))?", options.epochs)
+    first, last = (int(given[1]), int(given[2] or given[1])) if given else (0, -1)
+    if first > last:
+        raise ValueError(f"--epochs wants a number or FIRST-LAST, such as 0-7; got {options.epochs!r}")
+    row = _row_of(table, options.show_augmented)
+    dataset = ImageDataset(
+        table,
+        image_size=options.image_size,
+        channels=options.in_channels,
+        augment=options.augment,
+        seed=options.seed,
+    )
+    path = plot_augmented(dataset, row, epochs=range(first, last + 1), path=options.to)
+    print(f"{table.ids[row]}: {', '.join(table.space.decode(table.targets[[row]])[0]) or 'no labels'}")
+    print(f"wrote {path}", file=sys.stderr)
+
+
+def _row_of(table: ImageTable, name: str) -> int:
+    """Return the row of an id.
+
+    Raises:
+        ValueError: there is no such id; the nearest are named.
+    """
+    ids = table.ids.tolist()
+    if name in ids:
+        return ids.index(name)
+    ids.sort()
+    place = bisect.bisect(ids, name)
+    around = ids[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS]
+    near = difflib.get_close_matches(name, around, n=3, cutoff=0.0)
+    raise ValueError(f"none of the {len(ids):,} images has the id {name!r}; the nearest are {', '.join(near)}")

@@ -8,13 +8,16 @@ from mlabel.report.plots import (
     plot_history,
     plot_labels_per_image,
 )
+from mlabel.report.sheet import plot_augmented, plot_sheet
 
 __all__ = [
+    "plot_augmented",
     "plot_correlation",
     "plot_examples",
     "plot_frequencies",
     "plot_history",
     "plot_labels_per_image",
+    "plot_sheet",
     "write_diagnosis",
     "write_report",
 ]
