@@ -77,6 +77,7 @@ class NoImages:
 
     def __init__(self, count: int) -> None:
         self.paths = self.ids = [str(number) for number in range(count)]
+        self.cache = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -142,7 +143,7 @@ def test_batches_hold_images_labels_and_knowledge_of_their_rows(folder):
         rows = batch.index.numpy()
         types = [tensor.dtype for tensor in (batch.images, batch.targets, batch.mask, batch.index)]
         assert types == [torch.uint8, torch.uint8, torch.bool, torch.int64]
-        assert batch.images.is_contiguous()
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
         np.testing.assert_array_equal(batch.targets.numpy(), table.targets.toarray()[rows])
         np.testing.assert_array_equal(batch.mask.numpy(), ~table.unknown.toarray()[rows])
         for row, image in zip(rows, batch.images, strict=True):

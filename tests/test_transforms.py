@@ -170,6 +170,28 @@ def test_the_crop_is_found_by_its_common_name():
     assert all(torch.equal(one(image, key), other(image, key)) for key in KEYS)
 
 
+def test_a_random_crop_is_a_window_of_the_picture():
+    transform = augmentation("random_crop", (14, 7))
+    assert transform.read_size == (16, 8)
+    image = picture((16, 8))
+    windows = {image[:, top : top + 14, left : left + 7].numpy().tobytes() for top in range(3) for left in range(2)}
+    assert {transform(image, key).numpy().tobytes() for key in range(200)} == windows
+    middle = augmentation("random_crop:0.01", (14, 6))
+    assert all(torch.equal(middle(picture((16, 8)), key), picture((16, 8))[:, 1:15, 1:7]) for key in KEYS)
+
+
+@pytest.mark.parametrize("background", [(9, 9, 9), (10, 20, 30)])
+def test_a_shift_moves_the_picture_and_brings_in_the_background(background):
+    image = picture((16, 24)).clamp_min(40)
+    fill = torch.tensor(background, dtype=torch.uint8)[:, None, None]
+    canvas = fill.repeat(1, 16 + 2 * 2, 24 + 2 * 3)
+    canvas[:, 2:-2, 3:-3] = image
+    moved = {canvas[:, y : y + 16, x : x + 24].contiguous().numpy().tobytes() for y in range(5) for x in range(7)}
+    transform = augmentation("shift", (16, 24), background=background)
+    assert {transform(image, key).contiguous().numpy().tobytes() for key in range(1500)} == moved
+    assert augmentation("shift", (4, 4), channels=1)(torch.zeros(1, 4, 4, dtype=torch.uint8), 3).shape == (1, 4, 4)
+
+
 def test_a_repeat_has_a_key_of_its_own():
     keys = {sample_key(1, epoch, str(name), repeat=k) for epoch in range(20) for name in range(20) for k in range(20)}
     assert len(keys) == 8000
@@ -183,7 +205,7 @@ def test_steps_are_done_from_left_to_right_with_their_strengths():
     results = {both(image, key).numpy().tobytes() for key in KEYS}
     expected = {image.flip(axes).numpy().tobytes() for axes in [(), (1,), (2,), (1, 2)]}
     assert results == expected
-    assert [step.p for step in both.steps] == [0.5, 0.25]
+    assert [step.chance for step in both.steps] == [0.5, 0.25]
     assert augmentation("light:0.5", (8, 8)).steps[1].degrees == [-5.0, 5.0]
 
 

@@ -1,9 +1,11 @@
 """Data: annotation files to a checked table, image files to batches."""
 
+from mlabel.data.cache import Decoded, ImageCache, build_cache
+from mlabel.data.dataset import ImageDataset
 from mlabel.data.diagnosis import BrokenImplication, Diagnosis, Finding, Pair
 from mlabel.data.doctor import examine
 from mlabel.data.images import FORMATS, ImageError, MissingImageError, read_image
-from mlabel.data.loader import BadImage, Batch, ImageDataset, Loader
+from mlabel.data.loader import BadImage, Batch, Loader
 from mlabel.data.mixing import MIXES, cutmix, mix_batch, mixup, smooth_targets
 from mlabel.data.readers import (
     READERS,
@@ -47,8 +49,10 @@ __all__ = [
     "BadImage",
     "Batch",
     "BrokenImplication",
+    "Decoded",
     "Diagnosis",
     "Finding",
+    "ImageCache",
     "ImageDataset",
     "ImageError",
     "ImageTable",
@@ -62,6 +66,7 @@ __all__ = [
     "Survey",
     "apply_keyed",
     "augmentation",
+    "build_cache",
     "count_repeats",
     "cutmix",
     "examine",

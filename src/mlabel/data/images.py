@@ -133,7 +133,7 @@ def read_image(
         if notes is not None:
             notes.extend(oddities)
     pixels = np.array(image).reshape(image.height, image.width, channels)
-    return pixels if size is None else _resize(pixels, size)
+    return pixels if size is None else resize(pixels, size)
 
 
 def check_options(channels: int, background: tuple[int, int, int], max_pixels: int, size: Any) -> None:
@@ -326,7 +326,7 @@ def _scale_depth(image: Image.Image, name: str) -> Image.Image:
     return Image.fromarray(values.astype(np.uint8))
 
 
-def _resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return the picture (H, W, C) at `size`, bilinear with antialiasing.
 
     The result differs from Pillow's by one grey level at most, and torch takes a third of Pillow's time for colours.

@@ -22,7 +22,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mlabel._checks import check_between, check_positive, resolve
-from mlabel.data.images import MAX_PIXELS, WHITE, ImageError, check_options, read_image
+from mlabel.data.dataset import ImageDataset, Key
+from mlabel.data.images import MAX_PIXELS, WHITE, ImageError
 from mlabel.data.sampling import (
     REPEAT_THRESHOLD,
     Sampler,
@@ -33,10 +34,7 @@ from mlabel.data.sampling import (
     rank_share,
 )
 from mlabel.data.table import ImageTable
-from mlabel.data.transforms import Transform, augmentation, sample_key
-
-Key = tuple[int, int, int]
-"""An epoch, a row of the table, and how often the row came before in the epoch: all that a worker is told."""
+from mlabel.data.transforms import Transform
 
 
 @dataclass(frozen=True)
@@ -80,92 +78,6 @@ class BadImage(NamedTuple):
     id: str
     path: str
     reason: str
-
-
-class ImageDataset(Dataset[tuple[int, torch.Tensor]]):
-    """The images of a table, read and augmented one at a time, for a loader of ours or of anyone's.
-
-    `dataset[row]` and `dataset[epoch, row]` give the row and the image, uint8 (C, H, W); epoch 0 unless given. A third
-    number, `dataset[epoch, row, repeat]`, is for rows that come more than once in an epoch; see `read`.
-
-    Args:
-        table: Which images.
-        image_size: Side, or height and width, of the images.
-        channels: 3 for RGB, 1 for grey.
-        augment: See `mlabel.data.augmentation`.
-        seed: Of the augmentation.
-        background: The colour under transparent pixels.
-        max_pixels: Larger images are refused.
-
-    Raises:
-        ImageError: (on access) the image cannot be read; the message names id and path.
-
-    Example:
-        >>> import tempfile
-        >>> from PIL import Image
-        >>> from mlabel.labels import Group, LabelSpace
-        >>> path = tempfile.mkdtemp() + "/a.png"
-        >>> Image.new("L", (30, 20), 7).save(path)
-        >>> space = LabelSpace([Group("tags", ["cat", "dog"])])
-        >>> dataset = ImageDataset(ImageTable(paths=[path], targets=[[1, 0]], space=space), image_size=8, channels=1)
-        >>> row, image = dataset[0]
-        >>> row, image.shape, int(image.max())
-        (0, torch.Size([1, 8, 8]), 7)
-    """
-
-    def __init__(
-        self,
-        table: ImageTable,
-        *,
-        image_size: int | tuple[int, int],
-        channels: int = 3,
-        augment: str | Transform = "none",
-        seed: int = 0,
-        background: tuple[int, int, int] = WHITE,
-        max_pixels: int = MAX_PIXELS,
-    ) -> None:
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        check_positive(min(height, width), "image_size")
-        check_options(channels, background, max_pixels, (height, width))
-        # Only what reading needs: where workers are not forked, this is sent to each of them.
-        self.paths, self.ids = table.paths, table.ids
-        self.size = (height, width)
-        self.channels = channels
-        self.augmentation = augmentation(augment, self.size, channels=channels, background=background)
-        self.seed = seed
-        self.background = background
-        self.max_pixels = max_pixels
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, key: int | tuple[int, int] | Key) -> tuple[int, torch.Tensor]:
-        epoch, row, *repeat = key if isinstance(key, tuple) else (0, key)
-        return row, self.read(epoch, row, repeat=repeat[0] if repeat else 0)
-
-    def read(self, epoch: int, row: int, *, repeat: int = 0, notes: list[str] | None = None) -> torch.Tensor:
-        """Return the image of a row exactly as it is, or was, in an epoch, uint8 (C, H, W).
-
-        Args:
-            epoch: Which one.
-            row: Of the table.
-            repeat: How often the row came before in that epoch, where a sampler repeats it.
-            notes: As in `read_image`.
-        """
-        name, path = str(self.ids[row]), str(self.paths[row])
-        try:
-            pixels = read_image(
-                path,
-                channels=self.channels,
-                background=self.background,
-                max_pixels=self.max_pixels,
-                size=self.augmentation.read_size,
-                notes=notes,
-            )
-        except ImageError as error:
-            raise type(error)(f"sample {name!r}: {error}", error.reason) from error
-        image = torch.from_numpy(pixels).permute(2, 0, 1)
-        return self.augmentation(image, sample_key(self.seed, epoch, name, repeat=repeat))
 
 
 class Loader:
@@ -469,7 +381,16 @@ class _BatchReader(Dataset[_Read]):
         self.skip = skip
 
     def __getitem__(self, keys: list[Key]) -> _Read:
-        images = torch.empty((len(keys), self.dataset.channels, *self.dataset.size), dtype=torch.uint8)
+        rows = [row for _, row, _ in keys]
+        images = self.dataset.take(rows)
+        if images is not None:
+            return _Read(torch.tensor(rows, dtype=torch.int64), images, [], [])
+        return self._read_each(keys)
+
+    def _read_each(self, keys: list[Key]) -> _Read:
+        # The channels of a pixel lie together, as decoders give them and networks are fastest with them.
+        images = torch.empty((len(keys), *self.dataset.size, self.dataset.channels), dtype=torch.uint8)
+        images = images.permute(0, 3, 1, 2)
         rows: list[int] = []
         bad: list[tuple[int, ImageError]] = []
         notes: list[str] = []

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -21,6 +21,9 @@ import scipy.sparse as sp
 from mlabel._checks import as_csr, as_unknown, suggest
 from mlabel.data.split import stratified_split
 from mlabel.labels import Group, LabelSpace
+
+if TYPE_CHECKING:
+    from mlabel.data.cache import ImageCache
 
 PARTS = ("train", "val", "test")
 _TEXT: Any = np.dtypes.StringDType()
@@ -44,6 +47,7 @@ class ImageTable:
         partition: For each image "train", "val" or "test". None: there is no official partition.
         groups: For each image an id (integer or text) of what must not be torn apart by a split, such as the person
             shown or the original of an edited copy. None: each image stands alone.
+        cache: The images already decoded; see `cached`. None: they are read from `paths`.
         notes: Sentences a reader wants said, such as how many records were left out and why.
 
     Raises:
@@ -70,6 +74,7 @@ class ImageTable:
     unknown: Any = None
     partition: Any = None
     groups: Any = None
+    cache: ImageCache | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -82,6 +87,8 @@ class ImageTable:
         unknown = _complete_unknown(targets, as_unknown(self.unknown, shape), self.space, ids)
         partition = None if self.partition is None else _as_partition(self.partition, len(paths))
         groups = None if self.groups is None else _as_groups(self.groups, len(paths))
+        if self.cache is not None:
+            _check_length(self.cache, len(paths), "cache")
         checked = {"paths": paths, "ids": ids, "targets": targets, "unknown": unknown}
         checked |= {"partition": partition, "groups": groups, "notes": _as_notes(self.notes)}
         for name, value in checked.items():
@@ -230,6 +237,25 @@ class ImageTable:
 
         return survey_images(self, num_workers=num_workers).duplicates(distance)
 
+    def cached(self, folder: str | Path, *, check: str = "source") -> ImageTable:
+        """Return the table with its images taken from the cache in `folder`, which `build_cache` made.
+
+        What reads images of that table takes them from there, and so of every table selected or split from it.
+
+        Args:
+            folder: Of the cache. It may hold more images than the table has.
+            check: "source": refuse the cache if an image file is not as it was when it was decoded: of other size, or
+                of other time and other content. "none": the files may be gone.
+
+        Raises:
+            FileNotFoundError: there is no cache.
+            DataError: it is not finished or damaged, or an image file changed.
+            ValueError: it lacks an image of the table.
+        """
+        from mlabel.data.cache import open_cache
+
+        return self._derive(cache=open_cache(folder, self, check=check))
+
     def summary(self) -> str:
         """Return some lines of text: how many images and labels, positives a label, unknowns, parts, notes."""
         lines = [f"{len(self):,} images, {self.space.num_labels:,} labels"]
@@ -271,6 +297,7 @@ class ImageTable:
         taken = {"paths": self.paths[rows], "ids": self.ids[rows], "targets": self.targets[rows], "unknown": unknown}
         taken["partition"] = None if self.partition is None else self.partition[rows]
         taken["groups"] = None if self.groups is None else self.groups[rows]
+        taken["cache"] = None if self.cache is None else self.cache[rows]
         return self._derive(**(taken | changes))
 
     def _derive(self, **changes: Any) -> ImageTable:
@@ -299,7 +326,7 @@ def _default_ids(paths: np.ndarray) -> np.ndarray:
     return np.array(stems, dtype=_TEXT) if len(set(stems)) == len(stems) else paths
 
 
-def _check_length(values: np.ndarray, wanted: int, what: str) -> None:
+def _check_length(values: Sized, wanted: int, what: str) -> None:
     if len(values) != wanted:
         raise ValueError(f"{what} must have one entry an image ({wanted}); got {len(values)}")
 

@@ -173,14 +173,64 @@ def _v2() -> Any:
     return v2
 
 
+@dataclass(frozen=True)
+class _Mirror:
+    chance: float
+    axis: int
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        return image.flip(self.axis) if float(torch.rand(())) < self.chance else image
+
+
+@dataclass(frozen=True)
+class _Cut:
+    size: tuple[int, int]
+    strength: float
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        spans = []
+        for whole, side, draw in zip(image.shape[1:], self.size, torch.rand(2).tolist(), strict=True):
+            start = round((0.5 + (draw - 0.5) * self.strength) * (whole - side))
+            spans.append(slice(start, start + side))
+        return image[:, spans[0], spans[1]]
+
+
+@dataclass(frozen=True)
+class _Move:
+    share: float
+    fill: list[float]
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        result = torch.full_like(image, self.fill[0])
+        if len(set(self.fill)) > 1:  # to write each channel apart takes three times as long
+            result[:] = torch.tensor(self.fill, dtype=torch.uint8)[:, None, None]
+        sources, places = [], []
+        for side, draw in zip(image.shape[1:], torch.rand(2).tolist(), strict=True):
+            by = round((2 * draw - 1) * self.share * side)
+            sources.append(slice(max(0, -by), side - max(0, by)))
+            places.append(slice(max(0, by), side - max(0, -by)))
+        result[:, places[0], places[1]] = image[:, sources[0], sources[1]]
+        return result
+
+
 def _flip(strength: float, setting: _Setting) -> Transform:
     """Mirror left and right; at strength 1 every second image."""
-    return _v2().RandomHorizontalFlip(p=0.5 * strength)
+    return _Mirror(0.5 * strength, axis=2)
 
 
 def _vertical_flip(strength: float, setting: _Setting) -> Transform:
     """Mirror top and bottom; at strength 1 every second image."""
-    return _v2().RandomVerticalFlip(p=0.5 * strength)
+    return _Mirror(0.5 * strength, axis=1)
+
+
+def _random_crop(strength: float, setting: _Setting) -> Transform:
+    """Cut out seven eighths of the sides without resizing; at strength 1 anywhere, at 0.5 nearer the middle."""
+    return _Cut(setting.size, strength)
+
+
+def _shift(strength: float, setting: _Setting) -> Transform:
+    """Move the picture, at strength 1 by up to an eighth of its sides; what comes in is background."""
+    return _Move(0.125 * strength, setting.fill)
 
 
 def _rotation(strength: float, setting: _Setting) -> Transform:
@@ -226,6 +276,8 @@ def _trivial_augment(strength: float, setting: _Setting) -> Transform:
 
 _STEPS: dict[str, Callable[[float, _Setting], Any]] = {
     "crop": _crop,
+    "random_crop": _random_crop,
+    "shift": _shift,
     "flip": _flip,
     "vertical_flip": _vertical_flip,
     "rotation": _rotation,
@@ -236,7 +288,7 @@ _STEPS: dict[str, Callable[[float, _Setting], Any]] = {
     "trivial_augment": _trivial_augment,
 }
 # The steps that cut: images are read an eighth larger for them, so that a cut-out is not blown up much.
-_CROPS = frozenset({"crop"})
+_CROPS = frozenset({"crop", "random_crop"})
 # "none" resizes only, which reading does. Steps that have another name elsewhere are found by that one too.
 _PRESETS: dict[str, list[tuple[str, float]]] = {
     "none": [],
