@@ -12,14 +12,14 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from mlabel.cli.data import add_doctor
+from mlabel.cli.data import add_cache, add_doctor
 from mlabel.cli.predict import add_predict
 from mlabel.cli.runs import add_calibrate, add_demo, add_evaluate, add_train
 
 __all__ = ["main"]
 
 # In the order of `mlabel --help`: that of their use.
-_COMMANDS = (add_demo, add_doctor, add_train, add_evaluate, add_calibrate, add_predict)
+_COMMANDS = (add_demo, add_doctor, add_cache, add_train, add_evaluate, add_calibrate, add_predict)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

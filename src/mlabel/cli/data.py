@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import bisect
 import difflib
+import math
 import re
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from mlabel._files import to_json
 from mlabel.cli._options import add_command, add_dataset, dataset_recipe, progress
-from mlabel.data import ImageDataset, ImageTable, examine, read_taxonomy, survey_images
+from mlabel.data import ImageDataset, ImageTable, build_cache, examine, read_taxonomy, survey_images
 from mlabel.recipes import Recipe
 from mlabel.recipes.run import read_table
 from mlabel.report import plot_augmented, write_diagnosis
@@ -20,6 +21,44 @@ from mlabel.taxonomy import Taxonomy
 from mlabel.training import TrainConfig
 
 _NEIGHBOURS = 5000  # ids in whose midst the nearest to a wrong one is looked for
+
+
+def add_cache(commands: Any) -> None:
+    """Add `mlabel cache`."""
+    parser = add_command(
+        commands,
+        "cache",
+        _cache,
+        example="mlabel cache --reader celeba --data celeba --image-size 128 --augment standard --to cache/celeba128",
+    )
+    add_dataset(parser)
+    parser.add_argument("--to", required=True, metavar="FOLDER", help="folder of the cache")
+    parser.add_argument("--image-size", type=int, default=Recipe.image_size, help="as in `mlabel train`")
+    parser.add_argument("--in-channels", type=int, default=Recipe.in_channels, help="as in `mlabel train`")
+    parser.add_argument("--augment", default=TrainConfig.augment, help="as in `mlabel train`")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that decode images")
+    parser.add_argument("--on-bad", choices=["error", "skip"], default="error", help="what an unreadable image does")
+    parser.add_argument("--max-bad", type=float, default=0.001, help="share of bad images at which skipping ends")
+
+
+def _cache(options: argparse.Namespace) -> None:
+    """Decode images once, for trainings with `--cache FOLDER`; repeated, it goes on where it was stopped."""
+    cache = build_cache(
+        read_table(dataset_recipe(options)),
+        options.to,
+        image_size=options.image_size,
+        channels=options.in_channels,
+        augment=options.augment,
+        num_workers=options.num_workers,
+        on_bad=options.on_bad,
+        max_bad=options.max_bad,
+        progress=progress,
+    )
+    size = math.prod(cache.shape) / 2**30
+    print(
+        f"{len(cache):,} images of {cache.size[0]} x {cache.size[1]}, {size:.2f} GiB, {len(cache.faults)} of them bad"
+    )
+    print(f"next: mlabel train --cache {options.to} with the same reader, data, image size and augmentation")
 
 
 def add_doctor(commands: Any) -> None:
