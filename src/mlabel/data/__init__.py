@@ -34,7 +34,7 @@ from mlabel.data.sampling import (
     repeat_factors,
 )
 from mlabel.data.split import stratified_split
-from mlabel.data.survey import Survey, survey_images
+from mlabel.data.survey import Survey, survey_images, unite_groups
 from mlabel.data.table import ImageTable
 from mlabel.data.transforms import AUGMENTATIONS, Augmentation, apply_keyed, augmentation, sample_key
 
@@ -90,5 +90,6 @@ __all__ = [
     "smooth_targets",
     "stratified_split",
     "survey_images",
+    "unite_groups",
     "write_submission",
 ]

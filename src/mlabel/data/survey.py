@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -94,13 +94,7 @@ class Survey:
             links.append(textured[_links_of_equal(which)])
             first = textured[np.unique(which, return_index=True)[1]]
             links += [first[pairs] for pairs in _near_pairs(values, distance)]
-        pairs = np.concatenate(links, axis=1)
-        graph = sp.coo_array((np.ones(pairs.shape[1], dtype=bool), (pairs[0], pairs[1])), shape=(len(rows), len(rows)))
-        members = connected_components(graph, directed=False)[1]
-        # A set is called by its first row, so that numbers do not depend on how sets were found.
-        leaders = np.full(members.max() + 1, len(self.heights), dtype=np.int64)
-        np.minimum.at(leaders, members, rows)
-        number[rows] = leaders[members]
+        number[rows] = _linked(links, rows)
         return number
 
 
@@ -197,6 +191,42 @@ def hash_look(picture: np.ndarray) -> int:
     low[0] = 0.0  # the mean brightness, which an edit changes first
     bits = low > np.median(low)
     return int(np.packbits(bits).view(">u8")[0])
+
+
+def unite_groups(first: Any, second: Any) -> np.ndarray:
+    """Return groups that keep together what either of two keeps together, int64 (N,).
+
+    What is linked by a chain of groups of both is one group, which has the number of its first row. So do duplicates
+    and, say, the persons shown both stay in one part: `groups=unite_groups(table.groups, survey.duplicates(4))`.
+
+    Args:
+        first: An id (N,), integer or text, for each image; None: each image stands alone.
+        second: The like.
+
+    Raises:
+        ValueError: lengths that differ, or both are None.
+
+    Example:
+        >>> unite_groups(["ann", "ann", "bob", "cid", "dan"], [0, 1, 1, 3, 3]).tolist()
+        [0, 0, 0, 3, 3]
+    """
+    codes = [np.unique(ids, return_inverse=True)[1].reshape(-1) for ids in (first, second) if ids is not None]
+    lengths = sorted({len(each) for each in codes})
+    if len(lengths) != 1:
+        raise ValueError(f"two groupings of the same images were wanted; got lengths {lengths}")
+    return _linked([_links_of_equal(each) for each in codes], np.arange(lengths[0]))
+
+
+def _linked(links: list[np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Return for each of n things the smallest of the `rows` (n,) that it is linked to, by pairs (2, P) of places."""
+    pairs = np.concatenate(links, axis=1)
+    shape = (len(rows), len(rows))
+    graph = sp.coo_array((np.ones(pairs.shape[1], dtype=bool), (pairs[0], pairs[1])), shape=shape)
+    members = connected_components(graph, directed=False)[1]
+    # A set is called by its first row, so that numbers do not depend on how sets were found.
+    leaders = np.full(members.max(initial=-1) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(leaders, members, rows)
+    return leaders[members]
 
 
 def _links_of_equal(codes: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlabel._checks import resolve, suggest
+from mlabel._checks import check_between, resolve, suggest
 from mlabel.data import READERS
 from mlabel.training import TrainConfig
 
@@ -23,6 +23,8 @@ class Recipe:
         reader_options: Further arguments of the reader, such as `{"min_count": 50}`.
         labels: Names of the labels to learn; None: all that the reader gives.
         limit: Use this many images only, of each official part in proportion; None: all.
+        duplicates: Keep pictures whose perceptual hashes differ in at most so many of 64 bits (0: the same pictures) in
+            one part, for which every image is read once; None: do not look. Only for data that is split here.
         backbone: Name of the backbone, from `mlabel.models.list_models`.
         head: Name of the head: `linear`, `mlp` or `multi`.
         weights: Pretrained weights: a name of torchvision, such as `DEFAULT`, or a local file; None: none.
@@ -40,7 +42,8 @@ class Recipe:
         train: The settings of the training.
 
     Raises:
-        ValueError: an unknown reader, an option that it does not have, or no name in `labels`.
+        ValueError: an unknown reader, an option that it does not have, `duplicates` out of range, or no name in
+            `labels`.
         TypeError: `labels` that are not texts.
 
     Example:
@@ -53,6 +56,7 @@ class Recipe:
     reader_options: Mapping[str, Any] = field(default_factory=dict)
     labels: Sequence[str] | None = None
     limit: int | None = None
+    duplicates: int | None = None
     backbone: str = "resnet18"
     head: str = "linear"
     weights: str | None = None
@@ -74,6 +78,8 @@ class Recipe:
         for name in self.reader_options:
             if name not in known:
                 raise ValueError(f"reader {self.reader!r} has no option {name!r}; {suggest(name, known)}")
+        if self.duplicates is not None:
+            check_between(self.duplicates, 0, 16, "duplicates")
         if self.labels is not None:
             object.__setattr__(self, "labels", _as_names(self.labels))
 

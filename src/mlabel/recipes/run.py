@@ -20,6 +20,7 @@ from mlabel.labels import LabelSpace, decide
 from mlabel.losses import create as create_loss
 from mlabel.metrics import Evaluation, comparison_table, evaluate
 from mlabel.models import Classifier, create_model, from_config
+from mlabel.recipes.copies import keep_copies_together
 from mlabel.recipes.recipe import Recipe
 from mlabel.report import plot_examples, write_report
 from mlabel.training import (
@@ -98,7 +99,7 @@ class Run:
         """
         folder = Path(folder)
         recipe = dataclasses.replace(recipe, data=str(Path(recipe.data).resolve()))
-        table = read_table(recipe)
+        table = _read_for_split(recipe, folder, progress)
         parts = table.parts()
         if "train" not in parts:
             raise DataError(f"{recipe.data}: there is no training part, only {sorted(parts)}")
@@ -131,7 +132,7 @@ class Run:
         model = from_config(config["model"], LabelSpace.load(folder / "labels.json"))
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         model.to(memory_format=torch.channels_last)
-        run = cls(folder, recipe, read_table(recipe).parts(), model, progress)
+        run = cls(folder, recipe, _read_for_split(recipe, folder, progress).parts(), model, progress)
         run.load_best()
         return run
 
@@ -299,6 +300,15 @@ def read_table(recipe: Recipe) -> ImageTable:
     if recipe.labels is not None:
         table = table.select_labels(recipe.labels)
     return table if recipe.limit is None else table.limit(recipe.limit)
+
+
+def _read_for_split(recipe: Recipe, folder: Path, progress: Progress) -> ImageTable:
+    """Return the table of a recipe, with copies of a picture kept together where it says so."""
+    table = read_table(recipe)
+    if recipe.duplicates is None:
+        return table
+    workers = recipe.train.num_workers
+    return keep_copies_together(table, recipe.duplicates, folder, num_workers=workers, progress=progress)
 
 
 def make_model(recipe: Recipe, table: ImageTable) -> Classifier:
