@@ -18,7 +18,7 @@ from mlabel.decisions import OBJECTIVES, SCOPES
 from mlabel.losses import NAMES as LOSSES
 from mlabel.models import HEADS
 from mlabel.recipes import Recipe
-from mlabel.training import OPTIMIZERS, PRECISIONS, SCHEDULES
+from mlabel.training import ON_BAD, OPTIMIZERS, PRECISIONS, SCHEDULES
 from mlabel.weights import SCHEMES
 
 # Settings whose value is one of a fixed table.
@@ -35,6 +35,7 @@ _CHOICES: dict[str, Iterable[str]] = {
     "precision": PRECISIONS,
     "sampler": SAMPLERS,
     "mix": MIXES,
+    "on_bad": ON_BAD,
 }
 # Reader options common enough to have a name of their own on the command line.
 _READER_OPTIONS = {

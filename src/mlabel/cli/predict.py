@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlabel.cli._options import add_command, add_device, progress
+from mlabel.data import BadImage
 from mlabel.inference import FORMATS, Tagger, find_images, write_predictions
+from mlabel.training import ON_BAD, BadLog
 
 
 def add_predict(commands: Any) -> None:
@@ -25,28 +27,62 @@ def add_predict(commands: Any) -> None:
     parser.add_argument("--limit", type=int, help="label this many images only")
     parser.add_argument("--batch-size", type=int, default=32, help="images of one forward pass")
     parser.add_argument("--num-workers", type=int, default=0, help="processes that decode images")
-    parser.add_argument("--on-bad", choices=["error", "skip"], default="error", help="what an unreadable image does")
+    parser.add_argument(
+        "--on-bad",
+        choices=list(ON_BAD),
+        default="error",
+        help="what an image that cannot be read does: error stops; skip lists it in bad.jsonl beside the file --to",
+    )
+    parser.add_argument("--max-bad", type=float, default=0.001, help="with skip, the share that may be bad")
+    parser.add_argument(
+        "--for-spreadsheet",
+        action="store_true",
+        help="in tsv and csv, put an apostrophe before names and paths that a spreadsheet takes for formulas",
+    )
     add_device(parser)
 
 
 def _predict(options: argparse.Namespace) -> None:
     """Label images with a trained bundle."""
     tagger = Tagger.load(options.bundle, device=options.device)
+    if options.limit is not None and options.limit < 1:
+        raise ValueError(f"--limit must be 1 or more; got {options.limit}")
     images = find_images(options.images)[: options.limit]
     bad: list[tuple[str, str]] = []
+    log = None
+    if options.to is not None and options.on_bad == "skip":
+        log = BadLog(Path(options.to).with_name("bad.jsonl"))
     stream = tagger.stream(
         images,
         threshold=options.threshold,
         batch_size=options.batch_size,
         num_workers=options.num_workers,
         on_bad=options.on_bad,
+        max_bad=options.max_bad,
         bad=bad,
     )
     shown = progress(stream, len(images), "predicting")
-    number = _write(options.to, lambda file: write_predictions(file, shown, space=tagger.space, format=options.format))
-    for path, reason in bad:
-        print(f"skipped {path}: {reason}", file=sys.stderr)
-    print(f"{len(images)} images expected, {number} labelled, {len(bad)} skipped", file=sys.stderr)
+    try:
+        number = _write(
+            options.to,
+            lambda file: write_predictions(
+                file, shown, space=tagger.space, format=options.format, for_spreadsheet=options.for_spreadsheet
+            ),
+        )
+    finally:
+        _list_skipped(bad, log, options.to)
+    print(f"{len(images):,} images expected, {number:,} labelled, {len(bad):,} skipped", file=sys.stderr)
+
+
+def _list_skipped(bad: Sequence[tuple[str, str]], log: BadLog | None, to: str | None) -> None:
+    """Write what was skipped into the log, under the name of the file of predictions, or else to stderr."""
+    if log is None or to is None:
+        for path, reason in bad:
+            print(f"skipped {path}: {reason}", file=sys.stderr)
+        return
+    log.replace(Path(to).name, [BadImage(path, path, reason) for path, reason in bad])
+    if bad:
+        print(f"skipped images are listed in {log.path}", file=sys.stderr)
 
 
 def _write(path: str | None, write: Callable[[Any], int]) -> int:

@@ -32,11 +32,12 @@ def add_demo(commands: Any) -> None:
     parser = add_command(commands, "demo", _demo, example="mlabel demo --run runs/demo")
     parser.add_argument("--run", default="runs/demo", help="folder of the run")
     parser.add_argument("--seed", type=int, default=0, help="of scenes and training")
+    parser.add_argument("--limit", type=int, help="use this many scenes only")
 
 
 def _demo(options: argparse.Namespace) -> None:
     """Train, calibrate and evaluate on scenes of handwritten digits: under a minute, no download."""
-    result = demo(options.run, seed=options.seed, progress=progress)
+    result = demo(options.run, seed=options.seed, limit=options.limit, progress=progress)
     _print_evaluation(result, options.verbose)
     folder = Path(options.run)
     print(f"\nlook at {folder / 'report' / 'index.html'} and {folder / 'report' / 'examples.png'}")
@@ -53,6 +54,11 @@ def add_train(commands: Any) -> None:
     )
     parser.add_argument("--run", required=True, help="folder of the run")
     parser.add_argument("--resume", help="auto: go on with the run of the folder, or begin; or a checkpoint's folder")
+    parser.add_argument(
+        "--allow-changed-data",
+        action="store_true",
+        help="with --resume, go on although the data is not what the checkpoint was trained on",
+    )
     add_part(parser)
     add_threshold(parser)
     add_device(parser)
@@ -69,6 +75,7 @@ def _train(options: argparse.Namespace) -> None:
         _recipe(options),
         options.run,
         resume=options.resume,
+        allow_changed_data=options.allow_changed_data,
         part=options.part,
         threshold=options.threshold,
         device=options.device,
@@ -103,8 +110,9 @@ def add_evaluate(commands: Any) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     """Measure the best weights of a run, beside the prior, at a threshold and at the calibrated ones."""
-    work = Run.open(options.run, device=options.device, progress=progress).limited(options.limit)
-    result = work.evaluate(part=options.part, threshold=options.threshold)
+    work = Run.open(options.run, device=options.device, progress=progress)
+    part, _ = work.part_to_evaluate(options.part)
+    result = work.limited(options.limit, part).evaluate(part=options.part, threshold=options.threshold)
     if options.limit is None:
         write_evaluation(work, result)
     _print_evaluation(result, options.verbose)
@@ -118,12 +126,13 @@ def add_calibrate(commands: Any) -> None:
     parser.add_argument("--run", required=True, help="folder of the run")
     parser.add_argument("--objective", choices=list(OBJECTIVES), help="what to fit for; the run's, if not given")
     parser.add_argument("--scope", choices=list(SCOPES), help="what has its own threshold; the run's, if not given")
+    parser.add_argument("--limit", type=int, help="fit on this many images of the validation part only")
     add_device(parser)
 
 
 def _calibrate(options: argparse.Namespace) -> None:
     """Fit the thresholds of a run on its validation part, and put them into its bundle."""
-    work = Run.open(options.run, device=options.device, progress=progress)
+    work = Run.open(options.run, device=options.device, progress=progress).limited(options.limit, "val")
     thresholds = work.calibrate(objective=options.objective, scope=options.scope)
     if thresholds is None:
         raise ValueError(f"{options.run} has no labelled validation part to fit thresholds on")
@@ -133,7 +142,7 @@ def _calibrate(options: argparse.Namespace) -> None:
 
 
 def _print_evaluation(result: RunEvaluation, verbose: bool) -> None:
-    print(f"\n{result.part} part, {next(iter(result.columns.values())).num_samples:,} images")
+    print(f"\n{result.part} part, {result.coverage}")
     for note in result.notes:
         print(f"note: {note}")
     print(result.table())

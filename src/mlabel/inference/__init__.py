@@ -1,7 +1,7 @@
 """Prediction: the bundle that carries a trained model anywhere, the `Tagger`, and prediction files."""
 
 from mlabel.inference.bundle import Bundle, load_bundle, save_bundle
-from mlabel.inference.predictions import FORMATS, find_images, write_predictions
+from mlabel.inference.predictions import FORMATS, escape_cell, find_images, unescape_cell, write_predictions
 from mlabel.inference.tagger import Prediction, Tagger
 
 __all__ = [
@@ -9,8 +9,10 @@ __all__ = [
     "Bundle",
     "Prediction",
     "Tagger",
+    "escape_cell",
     "find_images",
     "load_bundle",
     "save_bundle",
+    "unescape_cell",
     "write_predictions",
 ]

@@ -16,6 +16,10 @@ from mlabel.labels import LabelSpace
 # How the files of a folder are told from others; what they really hold is found when they are read.
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
+_DELIMITERS = {"tsv": "\t", "csv": ","}
+# What a cell begins with that a spreadsheet takes for a formula, the wide forms of East Asian input among it.
+_RISKY = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+
 Writer = Callable[[TextIO, Iterable[Prediction], LabelSpace], int]
 
 
@@ -50,7 +54,12 @@ def find_images(sources: Sequence[str | Path]) -> list[str]:
 
 
 def write_predictions(
-    file: TextIO, predictions: Iterable[Prediction], *, space: LabelSpace, format: str = "tsv"
+    file: TextIO,
+    predictions: Iterable[Prediction],
+    *,
+    space: LabelSpace,
+    format: str = "tsv",
+    for_spreadsheet: bool = False,
 ) -> int:
     """Write predictions to an open text file as they come, and return how many there were.
 
@@ -62,19 +71,60 @@ def write_predictions(
         predictions: What to write.
         space: The label space of the predictions.
         format: `tsv`, `csv` or `jsonl`.
+        for_spreadsheet: Write label names and paths so that no spreadsheet takes them for a formula; see
+            `escape_cell`. Of `tsv` and `csv`.
 
     Raises:
-        ValueError: another format.
+        ValueError: another format, or `for_spreadsheet` with `jsonl`, which no spreadsheet opens.
     """
-    return resolve(format, FORMATS, "format")(file, predictions, space)
+    write = resolve(format, FORMATS, "format")
+    if not for_spreadsheet:
+        return write(file, predictions, space)
+    if format not in _DELIMITERS:
+        raise ValueError(f"for_spreadsheet is of the formats {' and '.join(_DELIMITERS)}; got format {format!r}")
+    return _write_table(file, predictions, space, _DELIMITERS[format], cell=escape_cell)
 
 
-def _write_table(file: TextIO, predictions: Iterable[Prediction], space: LabelSpace, delimiter: str) -> int:
+def escape_cell(text: str) -> str:
+    """Return a text that a spreadsheet does not take for a formula, so that a tag `=cmd` cannot run anything.
+
+    A text whose first character, apostrophes apart, is one of = + - @, a tab or a line break gets an apostrophe before
+    it; any other is left as it is. `unescape_cell` is the way back, for every text.
+
+    Example:
+        >>> escape_cell("=cmd"), escape_cell("cat"), escape_cell("'-)")
+        ("'=cmd", 'cat', "''-)")
+    """
+    return "'" + text if _is_risky(text) else text
+
+
+def unescape_cell(text: str) -> str:
+    """Return the text that `escape_cell` was given.
+
+    Example:
+        >>> [unescape_cell(escape_cell(text)) for text in ("=cmd", "'=cmd", "'tis", "cat")]
+        ['=cmd', "'=cmd", "'tis", 'cat']
+    """
+    return text[1:] if text.startswith("'") and _is_risky(text) else text
+
+
+def _is_risky(text: str) -> bool:
+    return text.lstrip("'")[:1] in _RISKY
+
+
+def _write_table(
+    file: TextIO,
+    predictions: Iterable[Prediction],
+    space: LabelSpace,
+    delimiter: str,
+    *,
+    cell: Callable[[str], str] = str,
+) -> int:
     writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-    writer.writerow(["image", *space.names])
+    writer.writerow(["image", *map(cell, space.names)])
     written = 0
     for prediction in predictions:
-        writer.writerow([prediction.path, *prediction.decisions.astype(int).tolist()])
+        writer.writerow([cell(prediction.path), *prediction.decisions.astype(int).tolist()])
         written += 1
     return written
 
@@ -90,7 +140,7 @@ def _write_lines(file: TextIO, predictions: Iterable[Prediction], space: LabelSp
 
 
 FORMATS: dict[str, Writer] = {
-    "tsv": lambda file, predictions, space: _write_table(file, predictions, space, "\t"),
-    "csv": lambda file, predictions, space: _write_table(file, predictions, space, ","),
+    "tsv": lambda file, predictions, space: _write_table(file, predictions, space, _DELIMITERS["tsv"]),
+    "csv": lambda file, predictions, space: _write_table(file, predictions, space, _DELIMITERS["csv"]),
     "jsonl": _write_lines,
 }

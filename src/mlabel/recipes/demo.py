@@ -36,7 +36,12 @@ DEMO = Recipe(
 
 
 def demo(
-    run_dir: str | Path = "runs/demo", *, seed: int = 0, progress: Progress = no_progress, say: Say = print
+    run_dir: str | Path = "runs/demo",
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    progress: Progress = no_progress,
+    say: Say = print,
 ) -> RunEvaluation:
     """Do the whole way on scenes composed from real handwritten digits, and return the evaluation of the test part.
 
@@ -45,11 +50,13 @@ def demo(
     Args:
         run_dir: The run's folder; the scenes go into its folder `scenes`.
         seed: Of the scenes and of the training.
+        limit: Use this many scenes only; None: all.
         progress: See `run`.
         say: Takes what a person should read on the way.
     """
     labels = write_scenes(Path(run_dir) / "scenes", seed=seed)
-    recipe = dataclasses.replace(DEMO, data=str(labels), train=dataclasses.replace(DEMO.train, seed=seed))
+    train = dataclasses.replace(DEMO.train, seed=seed)
+    recipe = dataclasses.replace(DEMO, data=str(labels), limit=limit, train=train)
     with _one_thread():
         return run(recipe, run_dir, resume="auto", progress=progress, say=say)
 

@@ -23,6 +23,7 @@ class Recipe:
         reader_options: Further arguments of the reader, such as `{"min_count": 50}`.
         labels: Names of the labels to learn; None: all that the reader gives.
         limit: Use this many images only, of each official part in proportion; None: all.
+        cache: Folder of the decoded images that `mlabel cache` made; None: images are decoded as they are needed.
         duplicates: Keep pictures whose perceptual hashes differ in at most so many of 64 bits (0: the same pictures) in
             one part, for which every image is read once; None: do not look. Only for data that is split here.
         backbone: Name of the backbone, from `mlabel.models.list_models`.
@@ -56,6 +57,7 @@ class Recipe:
     reader_options: Mapping[str, Any] = field(default_factory=dict)
     labels: Sequence[str] | None = None
     limit: int | None = None
+    cache: str | None = None
     duplicates: int | None = None
     backbone: str = "resnet18"
     head: str = "linear"

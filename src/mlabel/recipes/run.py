@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 from mlabel._checks import DataError, suggest
 from mlabel._files import read_json, to_json, write_atomically
-from mlabel.data import READERS, ImageDataset, ImageTable, stratified_split
+from mlabel.data import READERS, BadImage, ImageDataset, ImageTable, stratified_split
 from mlabel.decisions import Thresholds, cross_fit_thresholds, fit_thresholds
 from mlabel.inference import save_bundle
 from mlabel.labels import LabelSpace, decide
@@ -24,6 +25,7 @@ from mlabel.recipes.copies import keep_copies_together
 from mlabel.recipes.recipe import Recipe
 from mlabel.report import plot_examples, write_report
 from mlabel.training import (
+    BadLog,
     TableScores,
     best_checkpoint,
     fit,
@@ -35,6 +37,8 @@ from mlabel.training import (
     write_run_config,
 )
 from mlabel.training.scoring import Progress, no_progress
+
+_log = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 EXAMPLES = 24  # images in the picture of a run
@@ -49,13 +53,30 @@ class RunEvaluation:
         columns: Column title to `Evaluation`: `prior` (every image gets the labels' shares in the training part), one
             at 0.5 or the threshold asked for, and `calibrated` where thresholds were fitted.
         notes: What a reader of the figures must know, such as how the thresholds were fitted.
-        scores: Probabilities (N, L) float32 of the part.
+        scores: Probabilities (N, L) float32 of the part; NaN in the rows of images that were skipped.
+        rows: The rows of the part that were scored, int64 (M,).
     """
 
     part: str
     columns: dict[str, Evaluation]
     notes: tuple[str, ...]
     scores: np.ndarray
+    rows: np.ndarray
+
+    @property
+    def expected(self) -> int:
+        """How many images the part has."""
+        return len(self.scores)
+
+    @property
+    def scored(self) -> int:
+        """How many of them the figures are of."""
+        return len(self.rows)
+
+    @property
+    def coverage(self) -> str:
+        """A sentence on how many images were expected and how many were scored."""
+        return f"scored {self.scored:,} of {self.expected:,} images"
 
     @property
     def best(self) -> Evaluation:
@@ -69,7 +90,8 @@ class RunEvaluation:
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as plain values for JSON."""
         columns = {title: result.to_dict() for title, result in self.columns.items()}
-        return {"part": self.part, "columns": columns, "notes": list(self.notes)}
+        numbers = {"expected": self.expected, "scored": self.scored}
+        return {"part": self.part, **numbers, "columns": columns, "notes": list(self.notes)}
 
 
 @dataclass(frozen=True)
@@ -136,11 +158,12 @@ class Run:
         run.load_best()
         return run
 
-    def limited(self, limit: int | None) -> Run:
-        """Return the run with at most `limit` images in each part; None: as it is."""
+    def limited(self, limit: int | None, part: str | None = None) -> Run:
+        """Return the run with at most `limit` images in a part, or in each; None: as it is."""
         if limit is None:
             return self
-        return dataclasses.replace(self, parts={name: part.limit(limit) for name, part in self.parts.items()})
+        parts = {name: each.limit(limit) if part in (None, name) else each for name, each in self.parts.items()}
+        return dataclasses.replace(self, parts=parts)
 
     def load_best(self) -> None:
         """Put the best weights of the run into its model.
@@ -157,7 +180,7 @@ class Run:
         """Return the name of the part to measure on, and a note where it is not the obvious one.
 
         Raises:
-            ValueError: the wanted part is not there, or has no labels.
+            ValueError: the wanted part is not there, or has no labels; or none but the training part has.
         """
         labelled = [name for name, part in self.parts.items() if part.known_counts.any()]
         if wanted is not None:
@@ -166,20 +189,34 @@ class Run:
             return wanted, ()
         if "test" in labelled:
             return "test", ()
+        if "val" not in labelled:
+            raise ValueError(f"neither the test nor the validation part has labels to evaluate on; {labelled} have")
         why = "has no labels" if "test" in self.parts else "is missing"
         return "val", (f"the test part {why}: these figures are of the validation part",)
 
     def score(self, part: str) -> TableScores:
-        """Return what the model says of a part."""
-        config = self.recipe.train
-        return score_table(
-            self.model,
-            self.parts[part],
-            batch_size=config.batch_size,
-            num_workers=config.num_workers,
-            precision=config.precision,
-            progress=self.progress,
-        )
+        """Return what the model says of a part.
+
+        Images that cannot be read are an error or skipped as the recipe says, and then listed in the run's `bad.jsonl`.
+        """
+        config, size = self.recipe.train, len(self.parts[part])
+        bad: list[BadImage] = []
+        try:
+            return score_table(
+                self.model,
+                self.parts[part],
+                batch_size=config.batch_size,
+                num_workers=config.num_workers,
+                precision=config.precision,
+                on_bad=config.on_bad,
+                max_bad=config.max_bad,
+                bad=bad,
+                progress=self.progress,
+            )
+        finally:
+            if bad:
+                BadLog(self.folder / "bad.jsonl").add(part, bad)
+                _log.warning("skipped %d of %d %s images; see %s", len(bad), size, part, self.folder / "bad.jsonl")
 
     def calibrate(self, *, objective: str | None = None, scope: str | None = None) -> Thresholds | None:
         """Fit thresholds on the validation part, write them into the run and its bundle, and return them.
@@ -197,7 +234,8 @@ class Run:
         val = self.parts.get("val")
         thresholds = None
         if val is not None and val.known_counts.any():
-            thresholds = fit_thresholds(self.score("val").probabilities, val.targets, **_fitting(recipe, val))
+            scores, scored = self.score("val").of_scored(val)
+            thresholds = fit_thresholds(scores, scored.targets, **_fitting(recipe, scored))
             thresholds.save(self.folder / "thresholds.json")
         write_run_config(self.folder, recipe=recipe.to_dict())
         save_bundle(self.folder / "bundle", self.model, thresholds, counts=self.parts["train"].counts)
@@ -217,9 +255,9 @@ class Run:
             ValueError: the part is not there, or has no labels.
         """
         part, notes = self.part_to_evaluate(part)
-        table = self.parts[part]
+        said = self.score(part)
+        scores, table = said.of_scored(self.parts[part])
         known = {"mask": table.unknown, "space": table.space}
-        scores = self.score(part).probabilities
         prior = np.broadcast_to(prior_scores(self.parts["train"]), scores.shape)
         columns = {
             "prior": evaluate(prior, table.targets, **known),
@@ -234,7 +272,13 @@ class Run:
             notes = (*notes, "calibrated: cross-fitted, each fifth judged by thresholds fitted on the others")
         elif saved.exists():
             columns["calibrated"] = evaluate(scores, table.targets, Thresholds.load(saved, table.space), **known)
-        return RunEvaluation(part, columns, notes, scores)
+        oddities = tuple(f"passed over: {note} ({number:,} images)" for note, number in sorted(said.notes.items()))
+        return RunEvaluation(part, columns, (*notes, *self._skipped(), *oddities), said.probabilities, said.rows)
+
+    def _skipped(self) -> tuple[str, ...]:
+        """Return a sentence on the images that training went on without, or none."""
+        number = BadLog(self.folder / "bad.jsonl").count("train")
+        return (f"training skipped {number:,} images that cannot be read; see bad.jsonl",) if number else ()
 
     def _cross_fit(self, table: ImageTable, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the thresholds of each stratified fifth (5, L), and the fifth of each image (N,)."""
@@ -247,6 +291,7 @@ def run(
     run_dir: str | Path,
     *,
     resume: str | None = None,
+    allow_changed_data: bool = False,
     part: str | None = None,
     threshold: float = 0.5,
     device: str | None = None,
@@ -259,6 +304,7 @@ def run(
         recipe: What to do.
         run_dir: Where configuration, history, checkpoints, bundle and report go.
         resume: `auto`, a checkpoint's folder, or None; see `mlabel.fit`.
+        allow_changed_data: Go on although the data is not what the checkpoint was trained on.
         part: The part to evaluate on; None: test where it has labels, else val.
         threshold: Of the middle column of the evaluation.
         device: None: a GPU if there is one, else the CPU.
@@ -270,6 +316,7 @@ def run(
     """
     refuse_used(run_dir, resume)
     work = Run.begin(recipe, run_dir, progress=progress, say=say)
+    work.part_to_evaluate(part)  # what cannot be evaluated is said before it is trained
     train = work.parts["train"]
     write_run_config(run_dir, recipe=work.recipe.to_dict())
     fit(
@@ -280,6 +327,7 @@ def run(
         config=recipe.train,
         run_dir=run_dir,
         resume=resume,
+        allow_changed_data=allow_changed_data,
         device=device,
         progress="none" if progress is no_progress else "bar",
     )
@@ -294,12 +342,16 @@ def read_table(recipe: Recipe) -> ImageTable:
     """Return the table that a recipe's reader gives, with the labels and as many images as it says.
 
     Raises:
-        ValueError: a label that the reader does not give, or some but not all labels of an exclusive group.
+        ValueError: a label that the reader does not give, or some but not all labels of an exclusive group; or the
+            cache lacks an image.
+        DataError: the cache is not finished or damaged, or an image file changed after it was decoded.
     """
     table = READERS[recipe.reader](recipe.data, **recipe.reader_options)
     if recipe.labels is not None:
         table = table.select_labels(recipe.labels)
-    return table if recipe.limit is None else table.limit(recipe.limit)
+    if recipe.limit is not None:
+        table = table.limit(recipe.limit)
+    return table if recipe.cache is None else table.cached(recipe.cache)
 
 
 def _read_for_split(recipe: Recipe, folder: Path, progress: Progress) -> ImageTable:
@@ -366,7 +418,7 @@ def write_evaluation(run: Run, result: RunEvaluation, *, next_command: str | Non
         history=history,
         pictures={"Examples": _draw_examples(run, result, folder / "examples.png")},
         config=run.recipe.to_dict(),
-        notes=result.notes,
+        notes=(result.coverage, *result.notes),
         next_command=next_command or f"mlabel predict --bundle {run.folder / 'bundle'} IMAGE_OR_FOLDER",
     )
 
@@ -374,7 +426,7 @@ def write_evaluation(run: Run, result: RunEvaluation, *, next_command: str | Non
 def _draw_examples(run: Run, result: RunEvaluation, path: Path) -> Path:
     """Draw some images of the part with what holds and what was decided."""
     table, model = run.parts[result.part], run.model
-    rows = np.sort(np.random.default_rng(0).permutation(len(table))[:EXAMPLES])
+    rows = result.rows[np.sort(np.random.default_rng(0).permutation(result.scored)[:EXAMPLES])]
     dataset = ImageDataset(table, image_size=model.image_size, channels=model.in_channels)
     saved = run.folder / "thresholds.json"
     levels = Thresholds.load(saved, table.space) if saved.exists() else 0.5

@@ -277,7 +277,8 @@ class _Training:
         state = self.state
         rate = learning_rate(self.config, state.step - state.skipped, state.steps_per_epoch)
         prepared = [self._prepare(batch) for batch in batches]
-        result = train_step(state, self.loss, prepared, precision=self.precision, learning_rate=rate)
+        with _explained():
+            result = train_step(state, self.loss, prepared, precision=self.precision, learning_rate=rate)
         state.batch = batches[-1].number + 1
         if not result.finite:
             _log.warning("step %d: loss or gradient not finite; the step changed nothing", state.step)
@@ -398,6 +399,20 @@ def _check_monitor(monitor: str, model: Classifier) -> None:
 def _fingerprints(train_table: ImageTable, val_table: ImageTable | None) -> dict[str, str]:
     tables = {"train": train_table} if val_table is None else {"train": train_table, "val": val_table}
     return {name: table.fingerprint for name, table in tables.items()}
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say what to do where torch finds a batch too small for batch normalisation."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 value per channel"):
+            raise
+        raise ValueError(
+            "batch_size=1 is too small for the batch normalisation of this network, whose last feature map is a single "
+            "pixel at this image_size; use batch_size=2 or more"
+        ) from error
 
 
 @contextmanager
