@@ -83,6 +83,7 @@ def lines(path: Path) -> list[tuple[str, str]]:
     """The place and id of each line, of which each must be whole."""
     read = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
     assert all(set(each) == {"id", "path", "reason", "where"} and each["reason"] for each in read)
+    assert not [each for each in read if each["path"] in each["reason"]], "the reason need not say what is said beside"
     return [(each["where"], each["id"]) for each in read]
 
 
@@ -225,6 +226,18 @@ def test_settings_of_bad_images_are_checked() -> None:
         TrainConfig(max_bad=1.5)
 
 
+def test_oddities_are_said_once_at_the_end(table: ImageTable, caplog: pytest.LogCaptureFixture) -> None:
+    good = table[[row for row in range(20) if row not in (2, 11, 17)]]
+    for row in (0, 5):
+        Image.new("RGB", (12, 12)).save(str(good.paths[row]), "JPEG", exif=b"Exif\0\0nonsense")
+    fit(make_model(), make_loss(), good, config=TrainConfig(**SETTINGS), progress="none")
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1
+    assert re.fullmatch(r"passed over in training: .*EXIF.* \(4 times\)", said[0]), said
+    notes = score_table(make_model(), good).notes
+    assert list(notes.values()) == [2]
+
+
 # The command line.
 
 
@@ -281,7 +294,7 @@ def test_a_run_says_what_it_skipped(trained: Path, capsys: pytest.CaptureFixture
     assert measured["columns"]["prior"]["num_samples"] == 3
     page = (trained / "report" / "index.html").read_text()
     assert "scored 3 of 4 images" in page
-    assert "training skipped 1 images that cannot be read" in page
+    assert "images that training skipped, as they cannot be read: 1; see bad.jsonl" in page
     for part, scored in (("test", "3 of 4"), ("val", "6 of 8"), ("train", "27 of 28")):
         assert main(["evaluate", "--run", str(trained), "--part", part]) == 0
         printed = capsys.readouterr()

@@ -18,6 +18,7 @@ from mlabel.inference.bundle import load_bundle, save_bundle
 from mlabel.labels import LabelSpace, decide
 from mlabel.models import Classifier
 from mlabel.training import resolve_precision
+from mlabel.training.bad_images import bare_reason
 from mlabel.training.scoring import eval_mode
 from mlabel.training.step import forward
 
@@ -154,7 +155,7 @@ class Tagger:
                 yield from self._predictions([paths[row] for row in batch.index.tolist()], scores, thresholds)
         finally:
             if bad is not None:
-                bad.extend((path, reason) for _, path, reason in loader.bad)
+                bad.extend((image.path, bare_reason(image)) for image in loader.bad)
             loader.close()
 
     def _predictions(self, paths: Sequence[str], scores: np.ndarray, thresholds: Any) -> Iterator[Prediction]:

@@ -272,13 +272,13 @@ class Run:
             notes = (*notes, "calibrated: cross-fitted, each fifth judged by thresholds fitted on the others")
         elif saved.exists():
             columns["calibrated"] = evaluate(scores, table.targets, Thresholds.load(saved, table.space), **known)
-        oddities = tuple(f"passed over: {note} ({number:,} images)" for note, number in sorted(said.notes.items()))
+        oddities = tuple(f"passed over: {note} ({number:,} times)" for note, number in sorted(said.notes.items()))
         return RunEvaluation(part, columns, (*notes, *self._skipped(), *oddities), said.probabilities, said.rows)
 
     def _skipped(self) -> tuple[str, ...]:
         """Return a sentence on the images that training went on without, or none."""
         number = BadLog(self.folder / "bad.jsonl").count("train")
-        return (f"training skipped {number:,} images that cannot be read; see bad.jsonl",) if number else ()
+        return (f"images that training skipped, as they cannot be read: {number:,}; see bad.jsonl",) if number else ()
 
     def _cross_fit(self, table: ImageTable, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the thresholds of each stratified fifth (5, L), and the fifth of each image (N,)."""

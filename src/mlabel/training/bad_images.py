@@ -19,8 +19,9 @@ class BadLog:
     """The samples that were skipped, each once for each place, kept in a file where one is given.
 
     A line is `{"id": ..., "path": ..., "reason": ..., "where": ...}`, and `where` is the part that was read, such as
-    `train`. Lines are added as samples are skipped and are on the disk when `add` returns, so that whoever is killed
-    has lost none; a line that was cut short by a kill is taken away when the file is opened.
+    `train`. Of the reason, which as an error names id and path too, what comes after them is kept. Lines are added as
+    samples are skipped and are on the disk when `add` returns, so that whoever is killed has lost none; a line that
+    was cut short by a kill is taken away when the file is opened.
 
     Args:
         path: The file, which need not be there and is not made before a sample is skipped; None: nothing is written.
@@ -55,7 +56,7 @@ class BadLog:
         Raises:
             OSError: the disk is full or refuses.
         """
-        new = {(where, image.id): image for image in bad if (where, image.id) not in self._held}
+        new = {key: image for key, image in _keyed(where, bad).items() if key not in self._held}
         if not new:
             return
         if self.path is not None:
@@ -72,7 +73,7 @@ class BadLog:
             OSError: the disk is full or refuses; the file is then as it was.
         """
         self._held = {key: image for key, image in self._held.items() if key[0] != where}
-        self._held |= {(where, image.id): image for image in bad}
+        self._held |= _keyed(where, bad)
         if self.path is None:
             return
         if self._held:
@@ -92,6 +93,20 @@ class BadLog:
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise DataError(f"{path}, line {number}: an object with {', '.join(_KEYS)} was wanted") from error
             self._held[where, name] = BadImage(name, place, reason)
+
+
+def bare_reason(image: BadImage) -> str:
+    """Return the reason without the id and path that an error begins with.
+
+    Example:
+        >>> bare_reason(BadImage("a", "a.jpg", "sample 'a': a.jpg: empty"))
+        'empty'
+    """
+    return image.reason.removeprefix(f"sample {image.id!r}: ").removeprefix(f"{image.path}: ")
+
+
+def _keyed(where: str, bad: Iterable[BadImage]) -> dict[tuple[str, str], BadImage]:
+    return {(where, image.id): image._replace(reason=bare_reason(image)) for image in bad}
 
 
 def _line(key: tuple[str, str], image: BadImage) -> str:

@@ -35,7 +35,7 @@ class TableScores:
         loss: The loss over the images that were scored; NaN where no loss was given.
         rows: The rows that were scored, int64 (M,), in order.
         bad: The images that were skipped, with the reason.
-        notes: Oddity that was passed over, such as damaged EXIF data, to the number of images that have it.
+        notes: Oddity that was passed over, such as damaged EXIF data, to how often it was.
     """
 
     probabilities: np.ndarray
