@@ -486,7 +486,8 @@ def test_csv_refuses_two_spellings_of_one_tag(tmp_path):
 
 
 def test_every_reader_has_a_name_and_is_exported():
-    assert sorted(READERS) == ["celeba", "coco", "csv", "danbooru", "fashion", "hf", "mirflickr", "sidecar"]
+    names = ["celeba", "coco", "csv", "danbooru", "fashion", "hf", "mirflickr", "shards", "sidecar"]
+    assert sorted(READERS) == names
     for name, reader in READERS.items():
         assert reader.__name__ == f"read_{name}"
         assert getattr(data, reader.__name__) is reader

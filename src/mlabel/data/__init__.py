@@ -18,6 +18,7 @@ from mlabel.data.readers import (
     read_hf,
     read_mirflickr,
     read_selected_tags,
+    read_shards,
     read_sidecar,
     read_taxonomy,
     write_submission,
@@ -33,6 +34,7 @@ from mlabel.data.sampling import (
     rank_share,
     repeat_factors,
 )
+from mlabel.data.shards import WrittenShards, verify_shards, write_shards
 from mlabel.data.split import stratified_split
 from mlabel.data.survey import Survey, survey_images, unite_groups
 from mlabel.data.table import ImageTable
@@ -64,6 +66,7 @@ __all__ = [
     "SelectedTags",
     "SequentialSampler",
     "Survey",
+    "WrittenShards",
     "apply_keyed",
     "augmentation",
     "build_cache",
@@ -83,6 +86,7 @@ __all__ = [
     "read_image",
     "read_mirflickr",
     "read_selected_tags",
+    "read_shards",
     "read_sidecar",
     "read_taxonomy",
     "repeat_factors",
@@ -91,5 +95,7 @@ __all__ = [
     "stratified_split",
     "survey_images",
     "unite_groups",
+    "verify_shards",
+    "write_shards",
     "write_submission",
 ]

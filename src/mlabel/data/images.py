@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import threading
 import warnings
@@ -31,6 +32,10 @@ MAX_PIXELS = 100_000_000
 WHITE = (255, 255, 255)
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+
+# The address of a member of an uncompressed tar: the tar's path, where the bytes begin, and how many they are.
+_MEMBER = re.compile(r"(.+\.tar)@([0-9]{1,18})\+([0-9]{1,18})", re.DOTALL)
+MAX_MEMBER_BYTES = 1 << 30
 
 # How files of the accepted formats begin, and how some of the refused ones do.
 _SIGNATURES = {
@@ -101,7 +106,8 @@ def read_image(
     what is transparent shows `background`; 16-bit grey is scaled to 8 bits.
 
     Args:
-        source: A path, the bytes of a file, or a binary file open for reading (read from its start).
+        source: A path, the bytes of a file, or a binary file open for reading (read from its start). A path such as
+            `a.tar@1536+20000` is the member of a tar whose 20,000 bytes begin at byte 1536.
         channels: 3 for RGB, 1 for grey (ITU-R 601 luma).
         background: The colour, red, green, blue in 0..255, under transparent pixels.
         max_pixels: Pictures of more pixels are refused from their header, before any memory is taken. Pillow's own
@@ -170,21 +176,38 @@ def _open(source: Source, name: str) -> Iterator[BinaryIO]:
         yield source
 
 
+def member_address(tar: str | os.PathLike[str], offset: int, size: int) -> str:
+    """Return the text by which `read_image` finds the `size` bytes from `offset` on in an uncompressed tar."""
+    return f"{os.fspath(tar)}@{offset}+{size}"
+
+
+def stat_image(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return the size in bytes of an image file, or of a tar's member, and when the file changed last, in ns."""
+    member = _MEMBER.fullmatch(os.fspath(path))
+    status = os.stat(path if member is None else member[1])
+    return status.st_size if member is None else int(member[3]), status.st_mtime_ns
+
+
 def open_image(path: str | os.PathLike[str], name: str) -> BinaryIO:
-    """Return the file at `path`, open for reading; `name` is what messages call it.
+    """Return the file at `path`, or the member of a tar at that address, open for reading.
+
+    Args:
+        path: Its path or address.
+        name: What messages call it.
 
     Raises:
         MissingImageError: there is no such file.
-        ImageError: it is no regular file, or cannot be opened.
+        ImageError: it is no regular file, cannot be opened, or a tar ends before its member does.
     """
+    member = _MEMBER.fullmatch(os.fspath(path))
     try:
         # Asked before opening: to open a pipe would wait for its writer, to open a device may do something.
-        status = os.stat(path)
+        status = os.stat(path if member is None else member[1])
         if stat.S_ISDIR(status.st_mode):
             raise ImageError(f"{name}: a directory; the path of an image file was wanted", "directory")
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(f"{name}: a pipe, socket or device; a regular file was wanted", "special")
-        return open(path, "rb")
+        return open(path, "rb") if member is None else _read_member(member, name)
     except (FileNotFoundError, NotADirectoryError):
         raise MissingImageError(f"{name}: no such file") from None
     except PermissionError:
@@ -195,6 +218,23 @@ def open_image(path: str | os.PathLike[str], name: str) -> BinaryIO:
         if isinstance(error, ImageError):
             raise
         raise ImageError(f"{name!r}: not a path: {error}", "unreadable") from None  # a NUL inside
+
+
+def _read_member(member: re.Match[str], name: str) -> BinaryIO:
+    """Return the bytes of a tar's member as a file."""
+    offset, size = int(member[2]), int(member[3])
+    if size > MAX_MEMBER_BYTES:
+        raise ImageError(f"{name}: a member of {size:,} bytes; {MAX_MEMBER_BYTES:,} are allowed", "too_large")
+    # Opened each time, which takes some microseconds: nothing is shared, kept open, or to be closed by workers.
+    with open(member[1], "rb", buffering=0) as tar:
+        held = os.fstat(tar.fileno()).st_size
+        if offset + size > held:
+            raise ImageError(f"{name}: truncated, the tar ends at byte {held:,}, before its member does", "truncated")
+        tar.seek(offset)
+        content = tar.read(size)
+    if len(content) != size:
+        raise ImageError(f"{name}: truncated, {len(content):,} bytes of {size:,} could be read", "truncated")
+    return io.BytesIO(content)
 
 
 @contextmanager
@@ -237,7 +277,7 @@ def _unidentified(head: bytes, name: str) -> ImageError:
     accepted = ", ".join(FORMATS)
     if not head:
         return ImageError(f"{name}: empty, there is not one byte; copy or download it again", "empty")
-    kind = "WEBP" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else _match(head, _SIGNATURES)
+    kind = _signature(head)
     if kind:
         return ImageError(f"{name}: begins like a {kind} file, but its header is damaged or cut short", "corrupt")
     kind = "AVIF or HEIC" if head[4:8] == b"ftyp" else _match(head, _REFUSED)
@@ -246,6 +286,26 @@ def _unidentified(head: bytes, name: str) -> ImageError:
     shown = repr(head[:24])[1:]
     what = "HTML or XML" if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") else "something else"
     return ImageError(f"{name}: not an image but {what}, it begins with {shown}; wanted: {accepted}", "not_an_image")
+
+
+def image_format(head: bytes, name: str) -> str:
+    """Return the format, one of `FORMATS`, in which a file begins; nothing of it is decoded.
+
+    Args:
+        head: Its first bytes, 64 or more where there are so many.
+        name: What messages call it.
+
+    Raises:
+        ImageError: it begins in none of them.
+    """
+    kind = _signature(head)
+    if kind is None:
+        raise _unidentified(head[:64], name)
+    return kind
+
+
+def _signature(head: bytes) -> str | None:
+    return "WEBP" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else _match(head, _SIGNATURES)
 
 
 def _match(head: bytes, signatures: dict[bytes, str]) -> str | None:

@@ -15,6 +15,7 @@ from mlabel.data.readers.fashion import read_fashion, write_submission
 from mlabel.data.readers.hf import read_hf
 from mlabel.data.readers.mirflickr import read_mirflickr
 from mlabel.data.readers.selected_tags import SelectedTags, read_selected_tags
+from mlabel.data.readers.shards import read_shards
 from mlabel.data.readers.sidecar import read_sidecar
 from mlabel.data.readers.tag_relations import read_taxonomy
 from mlabel.data.table import ImageTable
@@ -27,6 +28,7 @@ READERS: dict[str, Callable[..., ImageTable]] = {
     "fashion": read_fashion,
     "hf": read_hf,
     "mirflickr": read_mirflickr,
+    "shards": read_shards,
     "sidecar": read_sidecar,
 }
 
@@ -41,6 +43,7 @@ __all__ = [
     "read_hf",
     "read_mirflickr",
     "read_selected_tags",
+    "read_shards",
     "read_sidecar",
     "read_taxonomy",
     "write_submission",
