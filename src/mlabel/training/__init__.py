@@ -11,7 +11,8 @@ from mlabel.training.checkpoint import (
     save_checkpoint,
 )
 from mlabel.training.config import ON_BAD, OPTIMIZERS, PRECISIONS, SCHEDULES, TrainConfig
-from mlabel.training.loop import Interrupted, fit, refuse_used, train, write_history, write_run_config
+from mlabel.training.folder import refuse_used, write_history, write_run_config
+from mlabel.training.loop import Interrupted, fit, train
 from mlabel.training.optimisers import learning_rate, make_optimizer, resolve_precision
 from mlabel.training.scoring import TableScores, score_table
 from mlabel.training.state import Event, TrainState

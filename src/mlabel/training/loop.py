@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import fcntl
-import io
 import itertools
 import logging
 import signal
@@ -22,7 +19,6 @@ from torch import nn
 from tqdm import tqdm
 
 from mlabel._checks import resolve
-from mlabel._files import read_json, to_json, write_atomically
 from mlabel.data import BadImage, Batch, ImageTable, Loader, mix_batch, smooth_targets
 from mlabel.losses import BatchLoss, as_loss
 from mlabel.metrics import evaluate
@@ -30,8 +26,9 @@ from mlabel.metrics.evaluation import EXTRA_METRICS, METRICS
 from mlabel.models import Classifier
 from mlabel.training.bad_images import NAME as BAD_NAME
 from mlabel.training.bad_images import BadLog
-from mlabel.training.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
+from mlabel.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from mlabel.training.config import TrainConfig
+from mlabel.training.folder import lock_run, refuse_used, write_history, write_run_config
 from mlabel.training.optimisers import learning_rate, make_optimizer, resolve_precision
 from mlabel.training.scoring import score_table
 from mlabel.training.state import Event, TrainState
@@ -204,7 +201,7 @@ class _Training:
         self, run_dir: Path | None, resume: str | Path | None, allow_changed_data: bool
     ) -> Generator[Event, None, None]:
         state = self.state
-        with _lock(run_dir):
+        with lock_run(run_dir):
             self._begin(run_dir, resume, allow_changed_data)
             try:
                 while state.epoch < self.config.epochs and not state.stopped:
@@ -351,34 +348,18 @@ class _Training:
         return Event.of("checkpoint", self.state)
 
 
-def refuse_used(run_dir: str | Path, resume: str | Path | None) -> None:
-    """Raise FileExistsError where `run_dir` holds a training that is not to be resumed."""
-    if resume is None and list_checkpoints(run_dir):
-        raise FileExistsError(
-            f"{run_dir} already holds a training; go on with it by resume='auto' (--resume auto), or choose another "
-            "folder"
-        )
-
-
-def write_run_config(run_dir: str | Path, **sections: Mapping[str, Any]) -> None:
-    """Write `sections` into the run's `config.json`, leaving its other sections as they are."""
-    path = Path(run_dir) / "config.json"
-    held = read_json(path) if path.exists() else {"format": "mlabel.run/1"}
-    write_atomically(path, to_json({**held, **sections}))
-
-
-def write_history(path: str | Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Write the history as CSV, one line an evaluation; what was not measured is empty."""
-    names = list(dict.fromkeys(name for entry in history for name in entry))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([_cell(entry.get(name)) for name in names] for entry in history)
-    write_atomically(path, text.getvalue())
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None or value != value else repr(value)
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say what to do where torch finds a batch too small for batch normalisation."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 value per channel"):
+            raise
+        raise ValueError(
+            "batch_size=1 is too small for the batch normalisation of this network, whose last feature map is a single "
+            "pixel at this image_size; use batch_size=2 or more"
+        ) from error
 
 
 def _check_tables(model: Classifier, train_table: ImageTable, val_table: ImageTable | None) -> None:
@@ -399,37 +380,6 @@ def _check_monitor(monitor: str, model: Classifier) -> None:
 def _fingerprints(train_table: ImageTable, val_table: ImageTable | None) -> dict[str, str]:
     tables = {"train": train_table} if val_table is None else {"train": train_table, "val": val_table}
     return {name: table.fingerprint for name, table in tables.items()}
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Say what to do where torch finds a batch too small for batch normalisation."""
-    try:
-        yield
-    except ValueError as error:
-        if not str(error).startswith("Expected more than 1 value per channel"):
-            raise
-        raise ValueError(
-            "batch_size=1 is too small for the batch normalisation of this network, whose last feature map is a single "
-            "pixel at this image_size; use batch_size=2 or more"
-        ) from error
-
-
-@contextmanager
-def _lock(run_dir: Path | None) -> Iterator[None]:
-    """Hold the run folder against a second training; the system lets go of it when the process ends, however."""
-    if run_dir is None:
-        yield
-        return
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with open(run_dir / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RuntimeError(
-                f"another training is running in {run_dir}; wait for it, or choose another folder"
-            ) from None
-        yield
 
 
 @contextmanager
