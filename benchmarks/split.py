@@ -128,9 +128,9 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="the two small sizes only")
     parser.add_argument("--full", action="store_true", help="the peer at the largest size too: about eight minutes")
     arguments = parser.parse_args()
-    print(f"{'shape':16}{'':26}{'s':>9}{'MB':>8}{'test size':>11}{'mean':>8}{'max':>8}{'time ratio':>12}")
+    print(f"{'shape':16}{'':26}{'s':>9}{'MB':>8}{'test size':>11}{'mean':>10}{'max':>8}{'time ratio':>12}")
     for each in main(arguments.quick, arguments.full):
         print(
             f"{each['shape']:16}{each['who']:26}{each['seconds']:9.3f}{each['megabytes']:8.0f}{each['test_size']:11d}"
-            f"{each['mean']:8.4f}{each['max']:8.4f}{each['ratio']:12.1f}"
+            f"{each['mean']:10.6f}{each['max']:8.4f}{each['ratio']:12.1f}"
         )

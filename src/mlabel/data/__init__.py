@@ -36,6 +36,7 @@ from mlabel.data.sampling import (
 )
 from mlabel.data.shards import WrittenShards, verify_shards, write_shards
 from mlabel.data.split import stratified_split
+from mlabel.data.split_report import MissingLabel, SplitReport, report_split
 from mlabel.data.survey import Survey, survey_images, unite_groups
 from mlabel.data.table import ImageTable
 from mlabel.data.transforms import AUGMENTATIONS, Augmentation, apply_keyed, augmentation, sample_key
@@ -60,11 +61,13 @@ __all__ = [
     "ImageTable",
     "Loader",
     "MissingImageError",
+    "MissingLabel",
     "Pair",
     "RepeatSampler",
     "Sampler",
     "SelectedTags",
     "SequentialSampler",
+    "SplitReport",
     "Survey",
     "WrittenShards",
     "apply_keyed",
@@ -90,6 +93,7 @@ __all__ = [
     "read_sidecar",
     "read_taxonomy",
     "repeat_factors",
+    "report_split",
     "sample_key",
     "smooth_targets",
     "stratified_split",
