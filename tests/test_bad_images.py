@@ -346,6 +346,7 @@ def test_predict_lists_what_it_skips(
     assert main([*given, "--limit", "0"]) == 2
 
 
+@pytest.mark.fault(33)
 def test_changed_data_is_refused_unless_told_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data, run = write_data(tmp_path / "data"), tmp_path / "run"
     assert main(command(data, run, "--schedule", "constant")) == 0
@@ -362,6 +363,7 @@ def test_changed_data_is_refused_unless_told_to_go_on(tmp_path: Path, capsys: py
     assert len((run / "history.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.fault(33)
 def test_a_smaller_table_may_end_the_epoch_under_way(tmp_path: Path) -> None:
     targets = np.eye(3, dtype=np.uint8)[np.arange(20) % 3]
     (tmp_path / "images").mkdir()
@@ -384,6 +386,7 @@ def test_a_smaller_table_may_end_the_epoch_under_way(tmp_path: Path) -> None:
         (["000.png,red,val", "001.png,,val"], "there is no training part"),
     ],
 )
+@pytest.mark.fault(34)
 def test_too_few_images_are_an_error_of_one_line(
     tmp_path: Path, rows: list[str], message: str, capsys: pytest.CaptureFixture
 ) -> None:
@@ -395,6 +398,7 @@ def test_too_few_images_are_an_error_of_one_line(
     assert re.search(message, error[0]), error[0]
 
 
+@pytest.mark.fault(34)
 def test_a_batch_larger_than_the_table_is_the_whole_table(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data = write_data(tmp_path / "data", 10)
     assert main(command(data, tmp_path / "run", "--batch-size", "500")) == 0
@@ -410,6 +414,7 @@ def test_without_labels_to_evaluate_on_nothing_is_trained(tmp_path: Path, capsys
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.fault(34)
 def test_a_last_batch_of_one_is_merged_and_a_batch_of_one_explained(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     targets = np.eye(3, dtype=np.uint8)
@@ -422,6 +427,7 @@ def test_a_last_batch_of_one_is_merged_and_a_batch_of_one_explained(tmp_path: Pa
         fit(make_model(1), make_loss(), table, config=config, progress="none")
 
 
+@pytest.mark.fault(34)
 def test_an_empty_table_is_refused(table: ImageTable) -> None:
     with pytest.raises(ValueError, match="the training table is empty"):
         fit(make_model(), make_loss(), table[:0], progress="none")
@@ -445,6 +451,7 @@ def test_the_demo_takes_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(st.text(st.sampled_from("'=+-@\t\r\n\uff1da b"), max_size=5) | st.text())
+@pytest.mark.fault(21)
 def test_an_escaped_cell_is_no_formula_and_comes_back(text: str) -> None:
     escaped = escape_cell(text)
     assert escaped[:1] not in tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
@@ -453,6 +460,7 @@ def test_an_escaped_cell_is_no_formula_and_comes_back(text: str) -> None:
 
 
 @pytest.mark.parametrize("format", ["csv", "tsv"])
+@pytest.mark.fault(21)
 def test_predictions_for_a_spreadsheet_hold_no_formula(tmp_path: Path, format: str) -> None:
     names = ["=cmd|' /C calc'!A0", "+1", "-1", "@sum", "cat", "'tis", "a,b\tc"]
     space = LabelSpace([Group("tags", names)])

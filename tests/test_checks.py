@@ -32,6 +32,7 @@ def test_as_csr_drops_stored_zeros_and_leaves_its_input_alone() -> None:
 
 
 @pytest.mark.parametrize("value", [2, 0.5, -1, np.nan])
+@pytest.mark.fault(17)
 def test_as_csr_names_row_and_column_of_a_wrong_value(value: float) -> None:
     wrong = DENSE.astype(float)
     wrong[1, 2] = value
@@ -44,6 +45,7 @@ def test_as_csr_names_row_and_column_of_a_wrong_value(value: float) -> None:
             as_csr(wrong, soft=True)
 
 
+@pytest.mark.fault(17)
 def test_as_csr_refuses_other_shapes_and_text() -> None:
     with pytest.raises(ValueError, match=r"of shape \(2, 4\); got \(2, 3\)"):
         as_csr(DENSE, shape=(2, 4))
@@ -72,6 +74,7 @@ def test_as_unknown_reads_both_forms_alike() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.fault(18)
 def test_as_scores_counts_and_places_what_is_not_finite(bad: float) -> None:
     scores = np.zeros((3, 4), dtype=np.float32)
     scores[1, 2] = scores[2, 0] = bad

@@ -71,6 +71,7 @@ def test_clean_parts_have_no_finding(parts: dict[str, ImageTable]) -> None:
     assert diagnosis.labels_per_image.tolist() == [0, 12]
 
 
+@pytest.mark.fault(3)
 def test_planted_faults_of_images_are_found_and_named(parts: dict[str, ImageTable], tmp_path: Path) -> None:
     (tmp_path / "train" / "0.png").write_bytes(b"")
     (tmp_path / "train" / "1.png").unlink()
@@ -85,6 +86,7 @@ def test_planted_faults_of_images_are_found_and_named(parts: dict[str, ImageTabl
     assert kinds(diagnosis)["other size"] == 1
 
 
+@pytest.mark.fault(12)
 def test_pictures_in_two_parts_are_counted(parts: dict[str, ImageTable], tmp_path: Path) -> None:
     copy = Image.open(tmp_path / "train" / "3.png")
     copy.save(tmp_path / "val" / "1.png", compress_level=1)  # other bytes, the same picture

@@ -142,6 +142,7 @@ def test_limits_keep_the_most_frequent(data, min_count, max_labels, seed):
     assert MultiHotEncoder(min_count, max_labels).fit([data[row] for row in order]).space_ == encoder.space_
 
 
+@pytest.mark.fault(13)
 def test_never_seen_tags():
     data = [["cat", "dog"], ["dog"]]
     new = [["cat"], ["dgo", "dog"], ["dgo", "dgo"]]
@@ -159,12 +160,14 @@ def test_samples_may_be_gone_through_once():
     np.testing.assert_array_equal(encoder.transform(iter([iter(["b"])])).toarray(), [[0, 1]])
 
 
+@pytest.mark.fault(13)
 def test_cut_tags_are_ignored_even_where_unseen_ones_are_errors():
     encoded = MultiHotEncoder(min_count=2).fit([["a", "b"], ["a"]]).encode([["a", "b"]])
     assert encoded.ignored == {"b": 1}
     np.testing.assert_array_equal(encoded.targets.toarray(), [[1]])
 
 
+@pytest.mark.fault(14)
 def test_spellings_of_one_name():
     composed, decomposed = "\u00e9", "e\u0301"
     encoder = MultiHotEncoder().fit([[decomposed], ["x"]])

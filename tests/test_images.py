@@ -65,6 +65,7 @@ def test_lossless_formats_return_the_very_pixels(pixels, height, width, kind):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.fault(4)
 def test_every_format_is_read_by_content_from_path_bytes_and_file(tmp_path, kind):
     picture = smooth(40, 60)
     path = tmp_path / "named.jpg"  # wrong for all formats but one
@@ -88,6 +89,7 @@ def test_size_is_exact_and_channels_are_as_asked(kind, channels):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1)])
+@pytest.mark.fault(6)
 def test_thin_pictures_are_accepted(shape):
     picture = RNG.integers(0, 256, (*shape, 3), dtype=np.uint8)
     np.testing.assert_array_equal(read_image(encoded(picture)), picture)
@@ -131,6 +133,7 @@ def test_grey_is_the_luma_of_the_colours():
 # Modes.
 
 
+@pytest.mark.fault(9)
 def test_modes_without_transparency_become_rgb():
     grey = NOISE[:, :, 0]
     np.testing.assert_array_equal(read_image(encoded(grey)), np.repeat(grey[:, :, None], 3, axis=2))
@@ -141,6 +144,7 @@ def test_modes_without_transparency_become_rgb():
     np.testing.assert_array_equal(read_image(encoded(palette)), np.asarray(palette.convert("RGB")))
 
 
+@pytest.mark.fault(9)
 def test_cmyk_jpeg_keeps_its_colours():
     colour = Image.new("RGB", (16, 16), (200, 40, 90))
     result = read_image(encoded(colour.convert("CMYK"), "JPEG", quality=95))
@@ -148,6 +152,7 @@ def test_cmyk_jpeg_keeps_its_colours():
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "PA"])
+@pytest.mark.fault(9)
 def test_black_on_transparent_shows_the_background(mode):
     icon = Image.new(mode, (4, 3), 0)
     data = encoded(icon, "TIFF" if mode == "PA" else "PNG")
@@ -157,11 +162,13 @@ def test_black_on_transparent_shows_the_background(mode):
     assert (read_image(data, background=(7, 7, 7), channels=1) == 7).all()
 
 
+@pytest.mark.fault(9)
 def test_half_transparent_is_mixed_by_its_alpha():
     data = encoded(Image.new("RGBA", (2, 2), (200, 100, 0, 51)))  # a fifth
     assert (read_image(data, background=(100, 100, 100)) == [120, 100, 80]).all()
 
 
+@pytest.mark.fault(9)
 def test_transparent_palette_entry_and_transparent_colour_show_the_background():
     palette = Image.new("P", (2, 1))
     palette.putpalette([0, 0, 0, 9, 8, 7])
@@ -177,6 +184,7 @@ def test_transparent_palette_entry_and_transparent_colour_show_the_background():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.fault(8)
 def test_sixteen_bit_grey_is_scaled_by_its_range(kind):
     values = np.array([[0, 128, 129, 257, 25700, 65278, 65407, 65535]], dtype=np.uint16)
     result = read_image(encoded(values, kind), channels=1)
@@ -194,6 +202,7 @@ def tiff16(values: np.ndarray, bits: int, photometric: int) -> bytes:
     return b"II*\0" + struct.pack("<I", 8 + len(strip)) + strip + directory + b"\0\0\0\0"
 
 
+@pytest.mark.fault(8)
 def test_white_is_zero_in_a_tiff_of_16_bits():
     values = np.array([[0, 65535, 257]], dtype=np.uint16)
     np.testing.assert_array_equal(read_image(tiff16(values, 16, 1), channels=1)[0, :, 0], [0, 255, 1])
@@ -201,6 +210,7 @@ def test_white_is_zero_in_a_tiff_of_16_bits():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
+@pytest.mark.fault(8)
 def test_pixels_of_unknown_range_are_refused_with_a_hint(dtype):
     with pytest.raises(ImageError, match="range is not known; save it as 8 or 16 bits") as caught:
         read_image(encoded(np.full((2, 2), 7, dtype=dtype), "TIFF"))
@@ -208,6 +218,7 @@ def test_pixels_of_unknown_range_are_refused_with_a_hint(dtype):
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+@pytest.mark.fault(10)
 def test_of_an_animation_the_first_frame_is_read(kind):
     frames = [Image.new("RGB", (8, 6), colour) for colour in [(255, 0, 0), (0, 255, 0), (0, 0, 255)]]
     options = {"lossless": True} if kind == "WEBP" else {}
@@ -239,6 +250,7 @@ UPRIGHT = {
 
 @pytest.mark.parametrize("value", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "JPEG"])
+@pytest.mark.fault(7)
 def test_orientation_is_applied_once(kind, value):
     picture = smooth(24, 40)
     expected = UPRIGHT[value](picture)
@@ -254,6 +266,7 @@ def test_orientation_is_applied_once(kind, value):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.fault(7)
 def test_damaged_exif_is_passed_over_and_noted(kind):
     notes: list[str] = []
     data = encoded(smooth(8, 8), kind, exif=b"Exif\0\0nonsense that is no TIFF header")
@@ -274,12 +287,15 @@ def test_orientation_out_of_range_is_noted_and_zero_is_not():
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+@pytest.mark.fault(1)
+@pytest.mark.fault(2)
 def test_truncated_files_are_refused(kind, share):
     options = {"compression": "tiff_lzw"} if kind == "TIFF" else {}
     data = encoded(NOISE, kind, **options)
     assert reason_of(data[: int(len(data) * share)]) in ("truncated", "corrupt")
 
 
+@pytest.mark.fault(1)
 def test_jpeg_without_its_end_is_truncated_also_when_decoded_small():
     data = encoded(smooth(64, 64), "JPEG")[:-2]
     for size in (None, (16, 16)):
@@ -288,6 +304,7 @@ def test_jpeg_without_its_end_is_truncated_also_when_decoded_small():
         assert caught.value.reason == "truncated"
 
 
+@pytest.mark.fault(2)
 def test_a_flipped_byte_in_a_png_is_refused():
     data = bytearray(encoded(NOISE))
     start = data.index(b"IDAT") + 4
@@ -317,6 +334,8 @@ def make_fifo(path: Path) -> None:
         (lambda path: path.write_bytes(b"RIFF\x10\0\0\0WEBPnope"), "corrupt"),
     ],
 )
+@pytest.mark.fault(3)
+@pytest.mark.fault(4)
 def test_each_fault_has_its_reason_and_the_message_names_the_path(tmp_path, make, reason):
     path = tmp_path / "a.jpg"
     make(path)
@@ -326,6 +345,7 @@ def test_each_fault_has_its_reason_and_the_message_names_the_path(tmp_path, make
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.fault(3)
 def test_missing_is_also_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.png: no such file"):
         read_image(tmp_path / "none.png")
@@ -337,6 +357,7 @@ def test_missing_is_also_file_not_found(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of this kind are POSIX only")
+@pytest.mark.fault(3)
 def test_no_permission(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(encoded(NOISE))
@@ -363,6 +384,7 @@ def bomb(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
+@pytest.mark.fault(5)
 def test_decompression_bombs_are_refused_from_the_header():
     limit = Image.MAX_IMAGE_PIXELS
     data = bomb(15_000)
@@ -469,6 +491,8 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.fault(1)
+@pytest.mark.fault(2)
 def test_damaged_files_give_an_array_or_an_image_error():
     rng, files = np.random.default_rng(1), seeds()
     outcomes = {"read": 0, "refused": 0}

@@ -183,6 +183,7 @@ def test_files_of_a_stranger_are_refused_and_run_nothing(
     assert not (tmp_path / "pwned").exists()
 
 
+@pytest.mark.fault(19)
 def test_a_bundle_with_changed_names_or_weights_is_refused(tagger: Tagger, tmp_path: Path) -> None:
     folder = tagger.save(tmp_path / "bundle")
     config = json.loads((folder / "config.json").read_text())

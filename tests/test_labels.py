@@ -78,6 +78,7 @@ def test_columns_follow_the_order_given() -> None:
         [Group("tags", ["cat", "dog", "owl", "safe"]), Group("rating", ["other", "x"], exclusive=True)],
     ],
 )
+@pytest.mark.fault(19)
 def test_any_change_of_order_name_or_kind_changes_the_fingerprint(other: list[Group]) -> None:
     changed = LabelSpace(other)
     assert changed.fingerprint != SPACE.fingerprint
@@ -85,6 +86,7 @@ def test_any_change_of_order_name_or_kind_changes_the_fingerprint(other: list[Gr
         SPACE.check_same(changed, "the table")
 
 
+@pytest.mark.fault(19)
 def test_check_same_shows_the_first_difference() -> None:
     swapped = LabelSpace([Group("tags", ["cat", "owl", "dog"]), Group("rating", ["safe", "other"], exclusive=True)])
     with pytest.raises(ValueError, match="column 1 is 'dog' here and 'owl' there"):
@@ -112,6 +114,7 @@ def test_uncertain_names_become_unknown() -> None:
         SPACE.encode([["cat", "safe"]], uncertain=[])
 
 
+@pytest.mark.fault(14)
 def test_unicode_forms_are_one_name() -> None:
     composed, decomposed = "caf\u00e9", "cafe\u0301"
     space = LabelSpace([Group("g", [decomposed])])
@@ -122,18 +125,21 @@ def test_unicode_forms_are_one_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "a\rb", "a\0b"])
+@pytest.mark.fault(14)
 def test_names_that_would_break_files_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="newline or NUL"):
         Group("g", [name])
 
 
 @pytest.mark.parametrize("name", ["nan", "null", "a,b", 'say "x"', "=cmd", "\U0001f431", "x" * 10_000, "&eacute"])
+@pytest.mark.fault(14)
 def test_odd_names_are_names(name: str, tmp_path) -> None:
     space = LabelSpace([Group("g", [name])])
     space.save(tmp_path / "labels.json")
     assert LabelSpace.load(tmp_path / "labels.json").names == (name,)
 
 
+@pytest.mark.fault(13)
 def test_messages_name_the_place() -> None:
     with pytest.raises(ValueError, match=r"sample 1: unknown label 'dgo'; did you mean 'dog'"):
         SPACE.encode([["cat"], ["dgo"]])

@@ -129,6 +129,7 @@ def test_each_row_comes_once_in_an_order_of_seed_and_epoch(count, batch_size, mi
         (4, 4, 4, [4]),
     ],
 )
+@pytest.mark.fault(34)
 def test_a_last_batch_that_is_too_small_joins_the_one_before(count, batch_size, min_last, sizes):
     loader = Loader(NoImages(count), batch_size=batch_size, image_size=4, min_last=min_last)
     assert [len(batch) for batch in planned(loader, 0)] == sizes
@@ -286,6 +287,7 @@ def damage(folder: Path, tmp_path: Path, rows: list[int]) -> ImageTable:
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.fault(3)
 def test_a_bad_image_stops_with_its_id_path_and_type(folder, tmp_path, num_workers):
     table = damage(folder, tmp_path, [9])
     before = children()
@@ -342,6 +344,7 @@ def test_too_many_bad_images_stop_the_loader(folder, tmp_path):
         list(Loader(table, **options))
 
 
+@pytest.mark.fault(7)
 def test_oddities_are_counted(tmp_path):
     for number in range(3):
         Image.new("RGB", (4, 4)).save(tmp_path / f"{number}.png", exif=b"Exif\0\0nonsense%d" % number)

@@ -85,6 +85,7 @@ def test_every_number_is_that_of_its_function(zero_division: float, problem: Pro
 
 @given(problem=problems())
 @quick
+@pytest.mark.fault(15)
 def test_it_says_how_many_labels_entered(problem: Problem) -> None:
     result = evaluate(problem.scores, problem.targets, mask=problem.known)
     counts = confusion_counts(*problem.decided)
@@ -294,6 +295,7 @@ def test_no_temporary_of_the_size_of_the_scores(monkeypatch: pytest.MonkeyPatch)
     assert peak < scores.size  # less than one byte an entry, such as the decisions of all would take
 
 
+@pytest.mark.fault(18)
 def test_messages() -> None:
     with pytest.raises(ValueError, match="scores must be finite; 1 entries are not"):
         evaluate([[0.1, math.nan]], [[0, 1]])

@@ -73,6 +73,7 @@ def test_mirflickr_lists_the_images_on_disk_in_numeric_order(tmp_path):
 
 @given(st.lists(st.sets(st.sampled_from(["a", "b", "c"])), min_size=1, max_size=8))
 @settings(deadline=None, max_examples=20)
+@pytest.mark.fault(16)
 def test_mirflickr_reads_what_was_written(tmp_path_factory, samples):
     numbers = range(3, 3 + len(samples))
     files = {
@@ -107,6 +108,7 @@ def test_mirflickr_takes_the_folder_above_chosen_labels_and_relevant_ones(tmp_pa
         ("9" * 5000 + "\n", ["line 1"]),
     ],
 )
+@pytest.mark.fault(11)
 def test_mirflickr_names_the_bad_line(tmp_path, text, words):
     refused(DataError, words, read_mirflickr, mirflickr(tmp_path, cat=text))
 
@@ -172,6 +174,8 @@ def test_fashion_reads_parts_and_classes(tmp_path, header, newline):
         ({"list_attr_cloth": "1\nname type\nfloral 1\n"}, DataError, ["26 classes were wanted; found 1"]),
     ],
 )
+@pytest.mark.fault(11)
+@pytest.mark.fault(22)
 def test_fashion_names_the_bad_line(tmp_path, files, error, words):
     refused(error, words, read_fashion, fashion(tmp_path, **files))
 
@@ -240,6 +244,8 @@ def test_celeba_prefers_text_and_reads_parts_and_people(tmp_path):
         ("Bald Male\n../list_attr_celeba.txt 1 1\n", ["line 2", "outside"]),
     ],
 )
+@pytest.mark.fault(11)
+@pytest.mark.fault(22)
 def test_celeba_names_the_bad_line(tmp_path, text, words):
     touch(tmp_path / "img_align_celeba", "1.jpg", "2.jpg")
     write(tmp_path / "list_attr_celeba.txt", text)
@@ -317,6 +323,7 @@ def test_csv_reads_tags_the_most_frequent_first(tmp_path):
     refused(DataError, ["on 3 images or more", "is on 2"], read_csv, path, tags_column="tags", min_count=3)
 
 
+@pytest.mark.fault(17)
 def test_csv_reads_label_columns_with_declared_unknowns(tmp_path):
     path = table_file(tmp_path, "\ufeffimage\tcat\tdog\na.jpg\t1\t-1\nb.jpg\t0\t\nc.jpg\t1\t1\n", name="list.TSV")
     table = read_csv(path, unknown=["-1", ""])
@@ -351,6 +358,7 @@ words = st.text(st.characters(codec="utf-8", exclude_characters="|\r\n\0", exclu
 
 @given(st.lists(st.sets(words.map(str.strip).filter(bool), max_size=4), min_size=1, max_size=6))
 @settings(deadline=None, max_examples=40)
+@pytest.mark.fault(14)
 def test_csv_tags_round_trip_whatever_they_hold(tmp_path_factory, samples):
     folder = tmp_path_factory.mktemp("c")
     normal = [{_nfc(tag) for tag in sample} for sample in samples]
@@ -407,6 +415,9 @@ def _nfc(text: str) -> str:
         ),
     ],
 )
+@pytest.mark.fault(11)
+@pytest.mark.fault(17)
+@pytest.mark.fault(22)
 def test_csv_names_the_bad_line(tmp_path, text, options, error, expected):
     inside, outside = tmp_path / "in", tmp_path / "outside"
     path = table_file(inside, text)
@@ -416,6 +427,7 @@ def test_csv_names_the_bad_line(tmp_path, text, options, error, expected):
     refused(error, expected, read_csv, path, **options)
 
 
+@pytest.mark.fault(13)
 def test_csv_takes_the_tags_of_a_list_and_counts_the_others(tmp_path):
     text = "image,tags,mood\na.jpg,cat sky cat,good\nb.jpg,sky,bad\nc.jpg,dog cafe\u0301,good\n"
     path = table_file(tmp_path, text)
@@ -480,6 +492,7 @@ def test_csv_with_its_own_labels_in_another_order_is_the_same_table(tmp_path_fac
     assert table.notes == ()
 
 
+@pytest.mark.fault(14)
 def test_csv_refuses_two_spellings_of_one_tag(tmp_path):
     path = table_file(tmp_path, "image,tags\na.jpg,caf\u00e9\nb.jpg,cafe\u0301\n")
     refused(DataError, ["line 3", "'caf\\xe9'", "one name in Unicode form NFC"], read_csv, path, tags_column="tags")
@@ -504,6 +517,7 @@ def test_csv_takes_names_that_only_look_odd(tmp_path):
     ]
 
 
+@pytest.mark.fault(20)
 def test_lines_are_bounded_and_in_utf_8(tmp_path, monkeypatch):
     monkeypatch.setattr(_lines, "MAX_LINE_BYTES", 40)
     path = table_file(tmp_path, "image,cat\na.jpg,1\n" + "b" * 50 + ",1\n")

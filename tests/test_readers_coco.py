@@ -190,6 +190,9 @@ ONE = {"a.jpg": ["cat"]}
         (b"{1: 1}", ["a key", "found 1"]),
     ],
 )
+@pytest.mark.fault(11)
+@pytest.mark.fault(20)
+@pytest.mark.fault(22)
 def test_names_the_bad_place(tmp_path, value, words):
     if isinstance(value, dict):
         value = json.dumps(value).replace("\\\\ud800", "\\ud800").encode()
@@ -205,6 +208,7 @@ def test_refuses_options_and_files_that_are_not_there(tmp_path):
     refused(ValueError, ["group_by", "supercategory"], read_coco, path, group_by="super")
 
 
+@pytest.mark.fault(20)
 def test_a_member_that_never_ends_is_refused_early(tmp_path, monkeypatch):
     monkeypatch.setattr(_json_stream, "MAX_LINE_BYTES", 5000)
     monkeypatch.setattr(_json_stream, "_CHUNK", 100)

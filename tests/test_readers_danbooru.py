@@ -201,11 +201,13 @@ def test_variants_of_one_picture_stay_together(tmp_path):
         ("\u00e9", "line 2"),
     ],
 )
+@pytest.mark.fault(20)
 def test_a_broken_line_is_named(tmp_path, line, words):
     root = folder(tmp_path, [], text=f"{json.dumps(post(1, 'cat'))}\n{line}\n", images=[1, 2])
     refused(DataError, ["posts000000000000.json, line 2", words], read_danbooru, root, min_count=1)
 
 
+@pytest.mark.fault(11)
 def test_a_repeated_id_names_both_files(tmp_path):
     root = folder(tmp_path, [post(1, "cat"), post(2, "cat")])
     (root / "metadata" / "posts000000000001.json").write_text("\n" + json.dumps(post(2, "cat")) + "\n")
@@ -213,6 +215,7 @@ def test_a_repeated_id_names_both_files(tmp_path):
     refused(DataError, words, read_danbooru, root, min_count=1)
 
 
+@pytest.mark.fault(20)
 def test_byte_order_mark_line_ends_and_blank_lines_are_read(tmp_path):
     lines = [json.dumps(post(k, "cat é", rating="sq"[k % 2]), ensure_ascii=False) for k in range(4)]
     plain = read_danbooru(folder(tmp_path / "a", [], text="\n".join(lines), images=range(4)), min_count=1)
@@ -221,11 +224,13 @@ def test_byte_order_mark_line_ends_and_blank_lines_are_read(tmp_path):
     assert table.fingerprint == plain.fingerprint
 
 
+@pytest.mark.fault(14)
 def test_two_unicode_forms_of_one_tag_are_an_error(tmp_path):
     root = folder(tmp_path, [post(1, "caf\u00e9 cafe\u0301")])
     refused(DataError, [r"'caf\xe9'", r"'cafe\u0301'", "NFC"], read_danbooru, root, min_count=1)
 
 
+@pytest.mark.fault(14)
 def test_odd_tag_names_stay_as_they_are(tmp_path):
     odd = ["&eacute", "=cmd", 'a,"b', "☃" * 3000, "nan", "null", "x\u3000y", "\N{GRINNING FACE}"]
     table = read_danbooru(folder(tmp_path, [post(1, " ".join(odd))]), min_count=1)
@@ -233,6 +238,7 @@ def test_odd_tag_names_stay_as_they_are(tmp_path):
     refused(ValueError, "newline", read_danbooru, folder(tmp_path / "b", [post(1, "a\nb")]), min_count=1)
 
 
+@pytest.mark.fault(20)
 def test_a_line_is_bounded_before_it_is_held(tmp_path, monkeypatch):
     monkeypatch.setattr(_lines, "MAX_LINE_BYTES", 10_000)
     text = json.dumps(post(1, "cat")) + "\n" + '"' + "x" * 50_000_000

@@ -126,6 +126,7 @@ def _nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+@pytest.mark.fault(22)
 def test_takes_images_by_path_inside_the_root(tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("in/a.png", "in/b.png", "out.png"):
@@ -162,6 +163,7 @@ def test_never_writes_over_another_image(tmp_path):
         ({"picture": 1, "tags": []}, ValueError, ["'image'", "picture, tags"]),
     ],
 )
+@pytest.mark.fault(14)
 def test_names_the_bad_row(tmp_path, row, error, words):
     refused(error, words, read_hf, [row], root=tmp_path, tags_column="tags")
 

@@ -59,6 +59,7 @@ def test_reads_what_a_bundle_writes(tmp_path_factory, space, data, windows):
     np.testing.assert_array_equal(found.best_thresholds, values)
 
 
+@pytest.mark.fault(14)
 def test_names_are_taken_as_they_are(tmp_path):
     rows = ["nan", "null", "NA", "None", "", "true", "1.0", "a,b", 'say_"hi"', "=cmd", " x ", "ünder", "^_^"]
     path = tmp_path / "tags.csv"

@@ -77,6 +77,7 @@ def test_walks_in_order_and_takes_labels_by_count(tmp_path):
     assert (label_names(table), table.notes) == ([{"owl"}], ("3 images without a .caption file were left out",))
 
 
+@pytest.mark.fault(16)
 def test_an_image_without_text_is_an_error_left_out_or_unknown(tmp_path):
     root = folder(tmp_path, {"a.jpg": "x, y", "b.jpg": None, "c.jpg": "x", "d.jpg": None})
     refused(FileNotFoundError, ["2 of 4 images", "b.jpg", "missing='skip'"], read_sidecar, root)
@@ -124,10 +125,12 @@ def test_a_vocabulary_gives_labels_and_order(tmp_path):
         ({}, {}, FileNotFoundError, ["no images"]),
     ],
 )
+@pytest.mark.fault(14)
 def test_says_what_does_not_fit(tmp_path, samples, options, error, words):
     refused(error, words, read_sidecar, folder(tmp_path, samples), **options)
 
 
+@pytest.mark.fault(22)
 def test_nothing_is_read_from_outside(tmp_path):
     outside = folder(tmp_path / "outside", {"secret.jpg": "secret", "far/b.jpg": "far"})
     root = folder(tmp_path / "in", {"a.jpg": "x"})

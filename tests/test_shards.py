@@ -442,6 +442,7 @@ def test_what_is_no_image_stops_or_is_left_out_and_counted(table, tmp_path):
 # Damage
 
 
+@pytest.mark.fault(23)
 def test_verify_names_what_is_wrong(table, written):
     def problems() -> list[str]:
         found = verify_shards(written)
@@ -550,6 +551,7 @@ def test_an_index_that_cannot_be(tmp_path, entry, value, word):
     refused(DataError, [path.name, entry], read_shards, tmp_path / "s", verify="none")
 
 
+@pytest.mark.fault(11)
 def test_one_id_in_two_tars_names_both(table, written):
     _first, second = sorted(written.glob("*.index.json"))[:2]
     values = json.loads(second.read_text())
@@ -676,6 +678,8 @@ def test_where_there_is_nothing(tmp_path):
         ("b.png", {"pax_headers": {"GNU.sparse.major": "1"}}, "sparse"),
     ],
 )
+@pytest.mark.fault(22)
+@pytest.mark.fault(23)
 def test_odd_members_are_refused(tmp_path, name, values, word):
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         add(tar, "a.png", picture(1))
@@ -712,6 +716,7 @@ def test_odd_json_is_refused(tmp_path, text, word):
 
 @given(st.data())
 @settings(max_examples=150)
+@pytest.mark.fault(23)
 def test_whatever_is_flipped_or_cut_ends_in_a_named_error(tmp_path_factory, data):
     folder, whole = fuzzed_folder(tmp_path_factory)
     name = data.draw(st.sampled_from(sorted(whole)))
@@ -748,6 +753,7 @@ def fuzzed_folder(factory) -> tuple[Path, dict[str, bytes]]:
 
 @given(st.data())
 @settings(max_examples=100)
+@pytest.mark.fault(23)
 def test_whatever_is_done_to_other_tars_ends_in_a_named_error(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp() / "foreign"
     members = [("ä" * 120 + ".png", picture(1)), ("ä" * 120 + ".json", labels("cat")), ("b.png", picture(2))]

@@ -89,6 +89,7 @@ def test_ids_are_paths_where_file_names_repeat():
     assert table.ids.tolist() == ["a/x.jpg", "b/x.jpg"]
 
 
+@pytest.mark.fault(16)
 def test_a_group_without_a_class_is_unknown_and_its_any_of_neighbour_is_not():
     table = ImageTable(paths=["a", "b"], targets=[[0, 0, 0, 1, 0], [1, 0, 0, 0, 0]], space=MIXED)
     assert table.unknown.toarray().tolist() == [[False] * 5, [False, False, True, True, True]]
@@ -120,6 +121,8 @@ def test_a_group_without_a_class_is_unknown_and_its_any_of_neighbour_is_not():
         ({"unknown": np.zeros((4, 2), bool)}, ValueError, "of shape (4, 5)"),
     ],
 )
+@pytest.mark.fault(11)
+@pytest.mark.fault(17)
 def test_what_does_not_fit_is_refused_with_its_place(changes, error, words):
     with pytest.raises(error) as caught:
         table_of(4, **changes)

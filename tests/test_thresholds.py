@@ -195,6 +195,7 @@ def test_cross_fitting_judges_no_sample_by_itself() -> None:
     assert sorted(np.bincount(drawn)) == [8, 8, 8, 9, 9, 9, 9]
 
 
+@pytest.mark.fault(19)
 def test_saved_and_read_back(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     targets = np.hstack([rng.random((9, 2)) < 0.5, np.eye(2)[rng.integers(0, 2, 9)], rng.random((9, 2)) < 0.5])

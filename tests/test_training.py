@@ -384,6 +384,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     assert newest_checkpoint(tmp_path) == before[0]
 
 
+@pytest.mark.fault(19)
 def test_what_does_not_fit_is_refused_with_the_differences(table: ImageTable, tmp_path: Path) -> None:
     config = TrainConfig(**BASE)
 

@@ -88,7 +88,7 @@ def as_csr(targets: Any, *, soft: bool = False, shape: tuple[int, int] | None = 
         if dense.ndim != 2:
             raise ValueError(f"targets must be of shape (N, L); got {dense.shape}")
         if dense.dtype.kind not in "buif":
-            raise ValueError(f"targets must be numbers; got dtype {dense.dtype}")
+            raise ValueError(f"targets must be numbers; got {_first_text(dense)}")
         matrix = sp.csr_array(dense)
     if shape is not None and matrix.shape != tuple(shape):
         raise ValueError(f"targets must be of shape {tuple(shape)}; got {matrix.shape}")
@@ -100,6 +100,16 @@ def as_csr(targets: Any, *, soft: bool = False, shape: tuple[int, int] | None = 
         matrix.eliminate_zeros()
     _check_target_values(matrix, soft)
     return matrix.astype(np.float32 if soft else np.uint8, copy=False)
+
+
+def _first_text(dense: np.ndarray) -> str:
+    """Return the first entry that is no number, with its place; where there is none, the type of all."""
+    for (row, column), value in np.ndenumerate(dense):
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            return f"{str(value)!r} at row {row}, column {column}"
+    return f"dtype {dense.dtype}"
 
 
 def _check_target_values(matrix: sp.csr_array, soft: bool) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlabel._checks import DataError
-from mlabel.data.readers._lines import MAX_LINE_BYTES
+from mlabel.data.readers._lines import MAX_LINE_BYTES, refuse_constant
 
 _CHUNK = 1 << 20
 _SPACE = " \t\n\r"
@@ -74,8 +74,7 @@ class _Stream:
         self.where = "the beginning"
         self._path, self._file = path, file
         self._text, self._at, self._before = "", 0, 0
-        # json accepts NaN and Infinity, which are no JSON.
-        self._decode = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
+        self._decode = json.JSONDecoder(parse_constant=refuse_constant).raw_decode
 
     def fail(self, problem: str) -> DataError:
         """Return the error for the present place, to be raised."""
@@ -146,7 +145,3 @@ class _Stream:
         self._before += self._at
         self._text, self._at = self._text[self._at :] + text, 0
         return True
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

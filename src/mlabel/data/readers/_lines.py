@@ -7,12 +7,13 @@ longer than memory should bear.
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -94,6 +95,28 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     """Yield number and text of each line as `raw_lines` does, without the line ends."""
     for number, text in raw_lines(path):
         yield number, text.rstrip("\r\n")
+
+
+def parse_json(path: str | Path, line: int, text: str) -> Any:
+    """Return the JSON value in `line` of the file `path`.
+
+    Raises:
+        DataError: it is not standard JSON (which has no NaN), or nested too deeply; with file and line.
+    """
+    try:
+        return decode_json(text)
+    except RecursionError:
+        raise fail(path, line, "the JSON is nested too deeply") from None
+    except ValueError as error:
+        raise fail(path, line, f"not JSON: {error}") from None
+
+
+def refuse_constant(name: str) -> None:
+    """Raise ValueError for NaN and Infinity, which Python's json takes and JSON has not."""
+    raise ValueError(f"{name} is not JSON")
+
+
+decode_json = json.JSONDecoder(parse_constant=refuse_constant).decode
 
 
 def csv_rows(path: str | Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:

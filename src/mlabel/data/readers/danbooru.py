@@ -7,7 +7,6 @@ than its line.
 
 from __future__ import annotations
 
-import json
 import os
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,15 @@ from scipy.sparse.csgraph import connected_components
 from mlabel._checks import DataError, resolve
 from mlabel.data.readers import selected_tags
 from mlabel.data.readers._buckets import NumberedImages, list_numbered_images
-from mlabel.data.readers._lines import IMAGE_SUFFIXES, fail, find_data_set, read_lines, shown
+from mlabel.data.readers._lines import (
+    IMAGE_SUFFIXES,
+    decode_json,
+    fail,
+    find_data_set,
+    parse_json,
+    read_lines,
+    shown,
+)
 from mlabel.data.readers._tags import Vocabulary, as_vocabulary, outside_note
 from mlabel.data.readers.tag_relations import IMPLICATIONS, make_taxonomy, read_aliases, read_relations
 from mlabel.data.table import ImageTable
@@ -392,15 +399,13 @@ def _read_posts(root: Path, aliases: Mapping[str, str], images: NumberedImages, 
     """Return the posts that have an image, of all files."""
     tag_file = next(iter(sorted((root / "metadata").glob("tags[0-9]*.json"))), None)
     posts = _Posts(_TagCodes(tag_file, aliases))
-    # json accepts NaN and Infinity, which are no JSON.
-    decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
     for path in _post_files(root):
         posts.files.append(path)
         for line, text in read_lines(path):
             if not text or text.isspace():
                 continue
             try:
-                _take(posts, decode(text), line, images, sample_every)
+                _take(posts, decode_json(text), line, images, sample_every)
             except RecursionError:
                 raise fail(path, line, "the JSON is nested too deeply") from None
             except ValueError as error:
@@ -441,10 +446,6 @@ def _integer(value: Any, what: str) -> int | None:
     raise ValueError(f"{what} must be a number; found {shown(value)}")
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
 def _old_tags(post: dict[str, Any]) -> list[str]:
     """Return the tags of a post of the older layout."""
     tags = post.get("tags")
@@ -479,11 +480,11 @@ def _read_tag_file(path: Path) -> dict[str, int]:
     """Return the category of each tag in a file of tags."""
     listed = {}
     for line, text in read_lines(path):
+        tag = parse_json(path, line, text) if text else None
         try:
-            tag = json.loads(text) if text else None
             if tag is not None:
                 listed[tag["name"]] = _category(tag["category"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise fail(path, line, f"a tag with name and category was wanted: {error!r}") from None
     return listed
 

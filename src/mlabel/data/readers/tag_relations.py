@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mlabel._checks import DataError
-from mlabel.data.readers._lines import fail, find_data_set, read_lines, shown
+from mlabel.data.readers._lines import fail, find_data_set, parse_json, read_lines, shown
 from mlabel.labels import LabelSpace
 from mlabel.taxonomy import Taxonomy, resolve_aliases
 
@@ -100,10 +99,7 @@ def _active_pairs(path: Path) -> list[tuple[str, str]]:
     for line, text in read_lines(path):
         if not text or text.isspace():
             continue
-        try:
-            relation = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise fail(path, line, f"not JSON: {error}") from None
+        relation = parse_json(path, line, text)
         values = [relation.get(name) for name in _FIELDS] if isinstance(relation, dict) else []
         texts = [value for value in values if isinstance(value, str) and value]
         if len(texts) < len(_FIELDS):
