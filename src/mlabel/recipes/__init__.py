@@ -1,8 +1,9 @@
 """Presets and the whole way of a run: read, split, fit, calibrate, evaluate, bundle, report."""
 
 from mlabel.recipes.demo import DEMO, demo
+from mlabel.recipes.evaluation import RunEvaluation
 from mlabel.recipes.recipe import Recipe
-from mlabel.recipes.run import Run, RunEvaluation, run, write_evaluation
+from mlabel.recipes.run import Run, run, write_evaluation
 from mlabel.recipes.scenes import write_scenes
 
 __all__ = ["DEMO", "Recipe", "Run", "RunEvaluation", "demo", "run", "write_evaluation", "write_scenes"]

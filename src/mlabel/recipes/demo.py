@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
+from mlabel.recipes.evaluation import RunEvaluation
 from mlabel.recipes.recipe import Recipe
-from mlabel.recipes.run import RunEvaluation, Say, run
+from mlabel.recipes.run import Say, run
 from mlabel.recipes.scenes import write_scenes
 from mlabel.training import TrainConfig
 from mlabel.training.scoring import Progress, no_progress
