@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mlabel._checks import DataError
+from mlabel.cli import main
 from mlabel.data import ImageCache, ImageDataset, ImageError, ImageTable, Loader, build_cache, read_image
 from mlabel.labels import Group, LabelSpace
 
@@ -274,9 +275,9 @@ def test_a_killed_call_is_gone_on_with(tmp_path, table):
     script = """
         import os, sys
         from tests_table import table
-        from mlabel.data import build_cache, cache
+        from mlabel.data import build_cache, cache_build
 
-        cache._FLUSH = 2
+        cache_build._FLUSH = 2
         def stop(decoded, total, title):
             for count, each in enumerate(decoded):
                 if count == 7:
@@ -309,3 +310,24 @@ def test_a_killed_call_is_gone_on_with(tmp_path, table):
     assert seen == [11 - 6]
     images = pictures(Loader(table.cached(tmp_path / "cache"), batch_size=4, image_size=8))
     assert torch.equal(images, pictures(Loader(table, batch_size=4, image_size=8)))
+
+
+def test_a_training_from_a_cache_is_the_training_from_the_files(tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    paths = write_images(tmp_path / "images", 40)
+    lines = [f"{path.name},{'a' if row % 2 else 'b'}" for row, path in enumerate(paths)]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,tags", *lines]) + "\n")
+    data = ["--reader", "csv", "--data", str(tmp_path / "labels.csv"), "--image-size", "16", "--augment", "flip"]
+    data += ["--reader-option", "tags_column=tags", "--reader-option", f"root={tmp_path / 'images'}"]
+    assert main(["cache", *data, "--to", str(tmp_path / "cache")]) == 0
+    assert "40 images of 16 x 16, 0.00 GiB, 0 of them bad" in capsys.readouterr().out
+    train = ["train", *data, "--backbone", "small_cnn", "--epochs", "2", "--batch-size", "8"]
+    assert main([*train, "--run", str(tmp_path / "plain")]) == 0
+    for path in paths[20:]:  # what was decoded is taken from the cache, whatever happens to the files' times
+        os.utime(path, ns=(0, 0))
+    assert main([*train, "--run", str(tmp_path / "cached"), "--cache", str(tmp_path / "cache")]) == 0
+    histories = [(tmp_path / run / "history.csv").read_text() for run in ("plain", "cached")]
+    assert histories[0] == histories[1]
+    paths[0].write_bytes(paths[1].read_bytes())
+    assert main(["evaluate", "--run", str(tmp_path / "cached")]) == 2
+    assert "changed since they were decoded" in capsys.readouterr().err

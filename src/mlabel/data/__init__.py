@@ -1,6 +1,7 @@
 """Data: annotation files to a checked table, image files to batches."""
 
-from mlabel.data.cache import Decoded, ImageCache, build_cache
+from mlabel.data.cache import ImageCache
+from mlabel.data.cache_build import Decoded, build_cache
 from mlabel.data.dataset import ImageDataset
 from mlabel.data.diagnosis import BrokenImplication, Diagnosis, Finding, Pair
 from mlabel.data.doctor import examine
