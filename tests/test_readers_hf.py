@@ -14,7 +14,7 @@ from PIL import Image
 
 from mlabel import DataError, Group, LabelSpace
 from mlabel.data import read_image
-from mlabel.data.readers import read_hf
+from mlabel.data.readers import READERS, read_hf
 
 
 def picture(value: int, kind: str = "PNG") -> bytes:
@@ -172,3 +172,69 @@ def test_refuses_parts_it_does_not_know_and_no_labels(tmp_path):
     refused(ValueError, ["'all'", "train, validation and test"], read_hf, {"all": []}, root=tmp_path)
     refused(ValueError, ["one each"], read_hf, {"val": [], "validation": []}, root=tmp_path)
     refused(ValueError, ["no label columns"], read_hf, [{"image": {"bytes": b"x"}}], root=tmp_path)
+
+
+def real_set(amount: int):
+    """Return a data set of the library itself, with an image, classes, tags as class numbers, and a number."""
+    library = pytest.importorskip("datasets")
+    listed = getattr(library, "List", library.Sequence)
+    features = library.Features(
+        {
+            "image": library.Image(),
+            "kind": library.ClassLabel(names=["day", "night"]),
+            "tags": listed(library.ClassLabel(names=["a", "b", "c"])),
+            "words": listed(library.Value("string")),
+            "new": library.Value("bool"),
+            "who": library.Value("string"),
+        }
+    )
+    rows = {
+        "image": [{"bytes": picture(k), "path": None} for k in range(amount)],
+        "kind": [[0, 1, -1, None][k % 4] for k in range(amount)],
+        "tags": [[[0, 2], [], [2], [1]][k % 4] for k in range(amount)],
+        "words": [["x", "y"][: k % 3] for k in range(amount)],
+        "new": [[True, False, None, True][k % 4] for k in range(amount)],
+        "who": [f"p{k // 2}" for k in range(amount)],
+    }
+    return library, library.Dataset.from_dict(rows, features=features)
+
+
+def test_reads_what_the_library_itself_makes(tmp_path):
+    library, rows = real_set(8)
+    options = {"tags_column": "tags", "label_columns": ["new"], "exclusive": ["kind"], "group_column": "who"}
+    table = read_hf(rows, root=tmp_path / "a", **options)
+    assert table.space.names == ("c", "a", "b", "new", "day", "night")
+    assert label_names(table) == [{"a", "c", "new", "day"}, {"night"}, {"c"}, {"b", "new"}] * 2
+    assert np.argwhere(table.unknown[:4].toarray()).tolist() == [[2, 3], [2, 4], [2, 5], [3, 4], [3, 5]]
+    assert [int(read_image(path)[..., 0].max()) for path in table.paths] == list(range(8))
+    words = read_hf(rows.select([1, 2, 5]), root=tmp_path / "w", tags_column="words")
+    assert label_names(words) == [{"x"}, {"x", "y"}, {"x", "y"}]
+    parts = library.DatasetDict({"train": rows.select(range(5)), "test": rows.select(range(5, 8))})
+    official = read_hf(parts, root=tmp_path / "b", **options)
+    assert official.partition.tolist() == ["train"] * 5 + ["test"] * 3
+    assert (official.targets != table.targets).nnz == 0
+    parts.save_to_disk(tmp_path / "saved")
+    assert read_hf(tmp_path / "saved", root=tmp_path / "b", **options).fingerprint == official.fingerprint
+    assert READERS["hf"](str(tmp_path / "saved"), root=str(tmp_path / "b"), **options).paths.tolist() == list(
+        official.paths
+    )
+
+
+def test_reads_a_folder_of_images_as_the_library_loads_it(tmp_path, monkeypatch):
+    library = pytest.importorskip("datasets")
+    monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for part, kind, number in (("train", "cat", 1), ("train", "dog", 2), ("test", "cat", 3), ("test", "dog", 4)):
+        path = tmp_path / "pictures" / part / kind / f"{number}.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(picture(number))
+    loaded = library.load_dataset("imagefolder", data_dir=str(tmp_path / "pictures"), cache_dir=str(tmp_path / "cache"))
+    table = read_hf(loaded, root=tmp_path, exclusive=["label"])
+    assert table.space.names == ("cat", "dog")
+    assert sorted(
+        (int(read_image(p)[..., 0].max()), *held) for p, held in zip(table.paths, label_names(table), strict=True)
+    ) == [
+        (1, "cat"),
+        (2, "dog"),
+        (3, "cat"),
+        (4, "dog"),
+    ]
