@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mlabel import DataError, Group, LabelSpace
+from mlabel.cli import main
 from mlabel.data import (
     ImageError,
     ImageTable,
@@ -443,6 +444,7 @@ def test_what_is_no_image_stops_or_is_left_out_and_counted(table, tmp_path):
 
 
 @pytest.mark.fault(23)
+@pytest.mark.fault(23)
 def test_verify_names_what_is_wrong(table, written):
     def problems() -> list[str]:
         found = verify_shards(written)
@@ -484,6 +486,7 @@ def test_verify_names_what_is_wrong(table, written):
     problems()
 
 
+@pytest.mark.fault(23)
 def test_an_index_that_is_gone_or_of_another_tar(table, written):
     first, second = sorted(written.glob("*.index.json"))[:2]
     texts = first.read_text(), second.read_text()
@@ -502,6 +505,7 @@ def test_an_index_that_is_gone_or_of_another_tar(table, written):
     refused(DataError, ["shard-000000.tar", "another tar"], read_shards, written)
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize(
     ("entry", "value", "word"),
     [
@@ -558,6 +562,50 @@ def test_one_id_in_two_tars_names_both(table, written):
     values["id"][0] = str(table.ids[0])
     second.write_text(json.dumps(values))
     refused(DataError, ["sub/0.x y", "shard-000000.tar", "shard-000001.tar"], read_shards, written)
+
+
+# The command
+
+
+def test_the_command_writes_verifies_and_reads(tmp_path, capsys):
+    images = tmp_path / "images"
+    images.mkdir()
+    rows = []
+    for number in range(25):
+        (images / f"{number}.png").write_bytes(picture(number))
+        rows.append(f"{number}.png,{'cat' if number % 2 else 'cat dog'}\n")
+    (images / "list.csv").write_text("image,tags\n" + "".join(rows))
+    options = ["--reader", "csv", "--data", str(images / "list.csv"), "--to", str(tmp_path / "s"), "--limit", "20"]
+    options += ["--reader-option", "tags_column=tags", "--reader-option", 'separator=" "', "--labels", "cat"]
+    options += ["--shard-mb", "0.04", "--shuffle", "3"]
+    assert main(["shard", *options]) == 0
+    out = capsys.readouterr().out
+    assert "20 images in 2 tars" in out
+    assert "--reader shards --data" in out
+    assert main(["shard", *options]) == 0
+    assert "2 tars were there already" in capsys.readouterr().out
+    table = read_shards(tmp_path / "s")
+    assert len(table) == 20
+    assert table.space.names == ("cat",)
+    assert table.ids.tolist() != sorted(table.ids.tolist())
+    assert main(["doctor", "--reader", "shards", "--data", str(tmp_path / "s"), "--min-positives", "1"]) in (0, 1)
+    capsys.readouterr()
+    assert main(["shard", "--verify", str(tmp_path / "s")]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "every byte" in captured.err
+    tar = tmp_path / "s" / "shard-000001.tar"
+    whole = bytearray(tar.read_bytes())
+    whole[700] ^= 1
+    tar.write_bytes(whole)
+    assert main(["shard", "--verify", str(tmp_path / "s")]) == 2
+    captured = capsys.readouterr()
+    assert str(tar) in captured.out
+    assert "problems: 1" in captured.err
+    assert main(["shard", "--reader", "csv", "--data", "x"]) == 2
+    assert "--to is wanted" in capsys.readouterr().err
+    assert main(["shard", "--verify", str(tmp_path / "no")]) == 2
+    assert "no such folder" in capsys.readouterr().err
 
 
 # The tars of others
@@ -656,6 +704,7 @@ def test_where_there_is_nothing(tmp_path):
     refused(DataError, ["a.tar", "cut"], read_shards, tmp_path)
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize(
     ("name", "values", "word"),
     [
@@ -689,6 +738,7 @@ def test_odd_members_are_refused(tmp_path, name, values, word):
     assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize(
     ("text", "word"),
     [
@@ -714,6 +764,7 @@ def test_odd_json_is_refused(tmp_path, text, word):
     refused(DataError, [str(tmp_path), word], read_shards, tmp_path)
 
 
+@pytest.mark.fault(23)
 @given(st.data())
 @settings(max_examples=150)
 @pytest.mark.fault(23)
@@ -751,6 +802,7 @@ def fuzzed_folder(factory) -> tuple[Path, dict[str, bytes]]:
     return FUZZED["own"]
 
 
+@pytest.mark.fault(23)
 @given(st.data())
 @settings(max_examples=100)
 @pytest.mark.fault(23)

@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from mlabel.cli.data import add_cache, add_doctor
 from mlabel.cli.predict import add_predict
 from mlabel.cli.runs import add_calibrate, add_demo, add_evaluate, add_train
+from mlabel.cli.shard import add_shard
 
 __all__ = ["main"]
 
 # In the order of `mlabel --help`: that of their use.
-_COMMANDS = (add_demo, add_doctor, add_cache, add_train, add_evaluate, add_calibrate, add_predict)
+_COMMANDS = (add_demo, add_doctor, add_cache, add_shard, add_train, add_evaluate, add_calibrate, add_predict)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

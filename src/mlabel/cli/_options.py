@@ -63,10 +63,10 @@ def add_command(
     return parser
 
 
-def add_dataset(parser: argparse.ArgumentParser) -> None:
+def add_dataset(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add the options that say which annotated images a command works on; see `dataset_recipe`."""
-    parser.add_argument("--reader", required=True, choices=list(READERS), help="reader of the annotations")
-    parser.add_argument("--data", required=True, help="the folder or file that it reads")
+    parser.add_argument("--reader", required=required, choices=list(READERS), help="reader of the annotations")
+    parser.add_argument("--data", required=required, help="the folder or file that it reads")
     parser.add_argument("--limit", type=int, help="look at this many images only")
     add_labels(parser)
     add_reader_options(parser)

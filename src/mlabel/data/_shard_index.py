@@ -7,9 +7,8 @@ reads several times as fast; labels are numbers of the label space that it holds
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,14 @@ import numpy as np
 import scipy.sparse as sp
 
 from mlabel._checks import DataError
-from mlabel._files import digest, read_json
-from mlabel.data._tar import BLOCK, padded, starts_with
+from mlabel._files import read_json
+from mlabel.data._tar import BLOCK, padded
 from mlabel.data.table import PARTS
 from mlabel.labels import LabelSpace
 
 FORMAT = "mlabel.shard/1"
 MANIFEST_FORMAT = "mlabel.shards/1"
 SUFFIX, MANIFEST, LABELS = ".index.json", "shards.json", "labels.json"
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,44 +205,6 @@ def load_object(path: str | Path, wanted: str) -> dict[str, Any]:
     return dict(values)
 
 
-def size_problem(tar: Path, index: ShardIndex) -> str | None:
-    """Return what shows, at little cost, that an index is not that of its tar, or that this is cut; None: nothing."""
-    held = tar.stat().st_size
-    if held != index.tar_size:
-        return f"{tar} has {held:,} bytes, and its index is of a tar of {index.tar_size:,}"
-    for place in {0, len(index) - 1} if len(index) else ():
-        offset, size = int(index.offsets[place]), int(index.sizes[place])
-        if not starts_with(tar, index.members[place], offset, size):
-            return f"{tar} has no member {index.members[place]!a:.120} at byte {offset}: its index is of another tar"
-    return None
-
-
-def content_problems(tar: Path, index: ShardIndex) -> Iterator[str]:
-    """Yield each way in which the bytes of a tar are not those that its index tells of; the tar is read once."""
-    whole = sha256()
-    wrong = 0
-    with open(tar, "rb") as file:
-        for place in np.argsort(index.offsets).tolist():
-            _feed(file, int(index.offsets[place]) - file.tell(), [whole])
-            member = sha256()
-            _feed(file, int(index.sizes[place]), [whole, member])
-            if member.hexdigest() != index.hashes[place]:
-                wrong += 1
-                name, sample = index.members[place], index.ids[place]
-                yield f"{tar}, member {name!a:.120} (id {sample!a:.120}): its bytes are not those that were written"
-        _feed(file, max(0, index.tar_size - file.tell()), [whole])
-    if not wrong and whole.hexdigest() != index.tar_sha256:
-        yield f"{tar}: something besides its images is not what was written: headers, labels, or what fills the blocks"
-
-
-def manifest_problems(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
-    """Yield each index that is not the one that was written."""
-    for shard in manifest["shards"]:
-        path = index_path(folder / shard["name"])
-        if path.is_file() and digest(path)["sha256"] != shard["index_sha256"]:
-            yield f"{path}: not the index that was written"
-
-
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Return what the folder of shards says about itself; None where it does not.
 
@@ -284,14 +244,6 @@ def _check_places(index: ShardIndex) -> None:
     for (start, size, name), (following, _, other) in pairwise(sorted(zip(starts, sizes, index.members, strict=True))):
         if start + padded(size) + BLOCK > following:
             raise ValueError(f"members {name!a:.120} and {other!a:.120} overlap")
-
-
-def _feed(file: Any, size: int, digests: Sequence[Any]) -> None:
-    """Read `size` bytes, or as many as there are, into some digests."""
-    while size > 0 and (piece := file.read(min(size, _CHUNK))):
-        size -= len(piece)
-        for each in digests:
-            each.update(piece)
 
 
 def _of_type(value: Any, kind: type, what: str) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -43,10 +42,18 @@ class Member(NamedTuple):
 
 
 def header(name: str, size: int) -> bytes:
-    """Return the header of a regular file: the same for every user, time and machine."""
-    info = tarfile.TarInfo(name)
-    info.size = size
-    return info.tobuf(format=tarfile.USTAR_FORMAT)
+    """Return the header of a regular file: the same for every user, time and machine.
+
+    Raises:
+        ValueError: a name of more than 100 bytes, or a size of 8 GiB or more.
+    """
+    if len(name.encode()) > MAX_NAME or not 0 <= size < 1 << 33:
+        raise ValueError(f"a member of a tar cannot be called {name!a:.120} and have {size} bytes")
+    mode_and_owner = b"0000644\0" + 2 * b"0000000\0"
+    before = name.encode().ljust(100, b"\0") + mode_and_owner + b"%011o\0%011o\0" % (size, 0)
+    behind = (b"0" + bytes(100) + b"ustar\x0000").ljust(BLOCK - len(before) - 8, b"\0")
+    checksum = sum(before) + sum(behind) + 8 * ord(" ")
+    return before + b"%06o\0 " % checksum + behind
 
 
 def padded(size: int) -> int:

@@ -23,23 +23,11 @@ import scipy.sparse as sp
 
 from mlabel._checks import DataError, check_between, check_positive, resolve
 from mlabel._files import digest, sync_folder, to_json, write_atomically
-from mlabel.data._shard_index import (
-    LABELS,
-    MANIFEST,
-    MANIFEST_FORMAT,
-    ShardIndex,
-    check_space,
-    content_problems,
-    index_path,
-    load_space,
-    manifest_problems,
-    read_manifest,
-    size_problem,
-)
-from mlabel.data._tar import BLOCK, END, MAX_NAME, header, padded, walk
-from mlabel.data.images import MAX_MEMBER_BYTES, ImageError, image_format, open_image
+from mlabel.data._shard_index import LABELS, MANIFEST, MANIFEST_FORMAT, ShardIndex, index_path, read_manifest
+from mlabel.data._tar import BLOCK, END, MAX_NAME, header, padded
+from mlabel.data.images import MAX_MEMBER_BYTES, ImageError, image_format, open_image, stat_image
+from mlabel.data.shard_checks import size_problem, verify_shards  # noqa: F401
 from mlabel.data.table import ImageTable
-from mlabel.labels import LabelSpace
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
@@ -140,56 +128,6 @@ def write_shards(
     return _conclude(folder, manifest, indices, num_kept, budget.skipped)
 
 
-def verify_shards(folder: str | Path, *, progress: Progress | None = None) -> list[str]:
-    """Return what is wrong with the shards in `folder`, a sentence each, having read all their bytes; [] if nothing is.
-
-    Every image is compared with its checksum, then every tar and index as a whole; headers are looked at.
-
-    Args:
-        folder: Of the shards, or one tar.
-        progress: Wraps the tars as they are verified.
-
-    Raises:
-        FileNotFoundError: there is no tar.
-    """
-    tars = find_tars(folder)
-    problems: list[str] = []
-    space: LabelSpace | None = None
-    try:
-        space = load_space(tars[0].parent)
-        manifest = read_manifest(tars[0].parent) if Path(folder).is_dir() else None
-        if manifest is not None:
-            problems += [*_manifest_mismatch(Path(folder), manifest, tars), *manifest_problems(Path(folder), manifest)]
-    except DataError as error:
-        problems.append(str(error))
-    for tar in tars if progress is None else progress(tars, len(tars), "verifying"):
-        problems += _tar_problems(tar, space)
-    return problems
-
-
-def find_tars(folder: str | Path) -> list[Path]:
-    """Return the tars in a folder by name, or the one tar that is given in its place.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    folder = Path(folder)
-    if folder.is_file():
-        return [folder]
-    tars = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
-    if not tars:
-        what = "no tar in this folder" if folder.is_dir() else "no such folder"
-        raise FileNotFoundError(f"{folder}: {what}; a folder of shards was wanted, which `mlabel shard` writes")
-    return tars
-
-
-def check_manifest(folder: Path, tars: list[Path]) -> None:
-    """Raise DataError unless the folder holds the tars that its `shards.json`, if there is one, tells of."""
-    manifest = read_manifest(folder)
-    for problem in () if manifest is None else _manifest_mismatch(folder, manifest, tars):
-        raise DataError(problem)
-
-
 def member_key(name: str) -> str:
     """Return the key of the sample with the id `name`: its file name in a tar, without dot, slash or other oddity."""
     if _PLAIN.fullmatch(name) and len(name) <= _MAX_KEY and not _DERIVED.fullmatch(name):
@@ -234,11 +172,12 @@ class _Samples:
         path = str(self.table.paths[row])
         with open_image(path, path) as file:
             try:
-                content = file.read(MAX_MEMBER_BYTES + 1)
+                size = stat_image(path)[0]
+                content = file.read() if size <= MAX_MEMBER_BYTES else b""
             except OSError as error:
                 raise ImageError(f"{path}: reading failed: {error.strerror}") from error
-        if len(content) > MAX_MEMBER_BYTES:
-            raise ImageError(f"{path}: larger than {MAX_MEMBER_BYTES:,} bytes", "too_large")
+        if size > MAX_MEMBER_BYTES:
+            raise ImageError(f"{path}: {size:,} bytes, of which {MAX_MEMBER_BYTES:,} are allowed", "too_large")
         return content, _SUFFIXES[image_format(content[:64], path)]
 
     def known(self, row: int) -> dict[str, Any]:
@@ -481,36 +420,3 @@ def _conclude(
         num_kept,
         tuple(skipped),
     )
-
-
-def _manifest_mismatch(folder: Path, manifest: dict[str, Any], tars: list[Path]) -> Iterator[str]:
-    """Yield each way in which the tars in a folder are not those of its manifest."""
-    if not manifest["complete"]:
-        yield f"{folder}: not finished; write the shards again with the same settings, which goes on where it stopped"
-        return
-    found = {tar.name for tar in tars}
-    named = {shard["name"] for shard in manifest["shards"]}
-    for name in sorted(named - found):
-        yield f"{folder / name}: is not there, but {MANIFEST} tells of it"
-    for name in sorted(found - named):
-        yield f"{folder / name}: {MANIFEST} does not tell of it; move it elsewhere"
-
-
-def _tar_problems(tar: Path, space: LabelSpace | None) -> Iterator[str]:
-    """Yield what is wrong with one tar: its headers, its index, its bytes."""
-    try:
-        for _ in walk(tar):
-            pass
-    except DataError as error:
-        yield str(error)
-    try:
-        index = ShardIndex.load(index_path(tar))
-        if space is not None:
-            check_space(index_path(tar), index.space, space)
-    except FileNotFoundError:
-        yield f"{tar}: has no index ({index_path(tar).name}), and so no checksums"
-    except DataError as error:
-        yield str(error)
-    else:
-        problem = size_problem(tar, index)
-        yield from content_problems(tar, index) if problem is None else [problem]

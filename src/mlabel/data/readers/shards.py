@@ -15,23 +15,13 @@ import numpy as np
 import scipy.sparse as sp
 
 from mlabel._checks import DataError, resolve
-from mlabel.data._shard_index import (
-    MANIFEST,
-    ShardIndex,
-    check_space,
-    content_problems,
-    index_path,
-    load_space,
-    manifest_problems,
-    read_manifest,
-    size_problem,
-)
+from mlabel.data._shard_index import MANIFEST, ShardIndex, check_space, index_path, load_space, read_manifest
 from mlabel.data._tar import Member, walk
 from mlabel.data.images import member_address
 from mlabel.data.readers._columns import PART_NAMES
 from mlabel.data.readers._lines import IMAGE_SUFFIXES, refuse_repeats, shown
 from mlabel.data.readers._tags import TagRows, Vocabulary, as_vocabulary
-from mlabel.data.shards import check_manifest, find_tars
+from mlabel.data.shard_checks import check_manifest, content_problems, find_tars, manifest_problems, size_problem
 from mlabel.data.table import ImageTable
 from mlabel.labels import Group, LabelSpace
 
