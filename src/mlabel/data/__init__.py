@@ -35,7 +35,8 @@ from mlabel.data.sampling import (
     rank_share,
     repeat_factors,
 )
-from mlabel.data.shards import WrittenShards, verify_shards, write_shards
+from mlabel.data.shard_checks import verify_shards
+from mlabel.data.shards import WrittenShards, write_shards
 from mlabel.data.split import stratified_split
 from mlabel.data.split_report import MissingLabel, SplitReport, report_split
 from mlabel.data.survey import Survey, survey_images, unite_groups

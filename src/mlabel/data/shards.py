@@ -26,7 +26,7 @@ from mlabel._files import digest, sync_folder, to_json, write_atomically
 from mlabel.data._shard_index import LABELS, MANIFEST, MANIFEST_FORMAT, ShardIndex, index_path, read_manifest
 from mlabel.data._tar import BLOCK, END, MAX_NAME, header, padded
 from mlabel.data.images import MAX_MEMBER_BYTES, ImageError, image_format, open_image, stat_image
-from mlabel.data.shard_checks import size_problem, verify_shards  # noqa: F401
+from mlabel.data.shard_checks import size_problem
 from mlabel.data.table import ImageTable
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
