@@ -1,7 +1,9 @@
 """Images a second from JPEG files of 512 pixels to batches of 224: our loader beside a plain torchvision data set.
 
-Both decode, resize, mirror every second image and end in normalised float32 batches. Run
-`python -m benchmarks.pipeline`, or with `--quick` for a tenth of the work.
+Ours reads the files, shards of them, or a cache of decoded images. All mirror every second image. A row says whether
+both sides end in normalised float32 batches, or in the uint8 batches that our loader gives, as normalising belongs to
+the model. Run `python -m benchmarks.pipeline`, or with `--quick` for an eighth of the
+work.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from mlabel.data import ImageTable, Loader, read_image
+from mlabel.data import ImageTable, Loader, build_cache, read_image, read_shards, write_shards
+from mlabel.data.images import open_image
 from mlabel.labels import Group, LabelSpace
 
 SIDE, TARGET, BATCH = 512, 224, 32
@@ -43,17 +46,12 @@ def write_images(folder: Path, count: int) -> list[Path]:
 class PlainDataset(torch.utils.data.Dataset[torch.Tensor]):
     """What people write: open, convert, torchvision v2."""
 
-    def __init__(self, paths: list[Path]) -> None:
+    def __init__(self, paths: list[Path], *, normalise: bool) -> None:
         self.paths = paths
-        self.transform = v2.Compose(
-            [
-                v2.PILToTensor(),
-                v2.Resize((TARGET, TARGET), antialias=True),
-                v2.RandomHorizontalFlip(),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(MEAN, STD),
-            ]
-        )
+        steps = [v2.PILToTensor(), v2.Resize((TARGET, TARGET), antialias=True), v2.RandomHorizontalFlip()]
+        if normalise:
+            steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+        self.transform = v2.Compose(steps)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -62,26 +60,35 @@ class PlainDataset(torch.utils.data.Dataset[torch.Tensor]):
         return self.transform(Image.open(self.paths[row]).convert("RGB"))
 
 
-def plain_batches(paths: list[Path], num_workers: int) -> Iterable[torch.Tensor]:
+def plain_batches(paths: list[Path], num_workers: int, *, normalise: bool) -> Iterable[torch.Tensor]:
     """Return the peer's loader, its workers kept."""
+    dataset = PlainDataset(paths, normalise=normalise)
     return torch.utils.data.DataLoader(
-        PlainDataset(paths), batch_size=BATCH, num_workers=num_workers, persistent_workers=num_workers > 0
+        dataset, batch_size=BATCH, num_workers=num_workers, persistent_workers=num_workers > 0
     )
 
 
-class OurBatches:
-    """Our loader, with the model's normalisation done here so that both end in the same."""
+def make_tables(paths: list[Path], folder: Path) -> dict[str, ImageTable]:
+    """Return the images as files, as shards and as a cache, the last two written into `folder`."""
+    space = LabelSpace([Group("tags", ["a"])])
+    files = ImageTable(paths=paths, targets=np.zeros((len(paths), 1)), space=space)
+    write_shards(files, folder / "shards")
+    build_cache(files, folder / "cache", image_size=TARGET)
+    return {"files": files, "shards": read_shards(folder / "shards"), "cache": files.cached(folder / "cache")}
 
-    def __init__(self, paths: list[Path], num_workers: int) -> None:
-        space = LabelSpace([Group("tags", ["a"])])
-        table = ImageTable(paths=paths, targets=np.zeros((len(paths), 1)), space=space)
+
+class OurBatches:
+    """Our loader over a table; with `normalise`, what the model does first is done here, as the peer does it."""
+
+    def __init__(self, table: ImageTable, num_workers: int, *, normalise: bool) -> None:
         self.loader = Loader(table, batch_size=BATCH, image_size=TARGET, augment="flip", num_workers=num_workers)
+        self.normalise = normalise
         self.scale = 1 / (255 * torch.tensor(STD).reshape(1, 3, 1, 1))
         self.shift = -(torch.tensor(MEAN) / torch.tensor(STD)).reshape(1, 3, 1, 1)
 
     def __iter__(self) -> Any:
         for batch in self.loader:
-            yield batch.images.float().mul_(self.scale).add_(self.shift)
+            yield batch.images.float().mul_(self.scale).add_(self.shift) if self.normalise else batch.images
 
 
 def rate(batches: Iterable[torch.Tensor], count: int) -> float:
@@ -101,7 +108,7 @@ def best_rates(sources: dict[str, Iterable[torch.Tensor]], count: int, passes: i
 
 
 def decode_rates(paths: list[Path], passes: int) -> dict[str, float]:
-    """Return images a second of reading alone: ours, scaled while decoding, and Pillow at full size then resized."""
+    """Return images a second of decoding alone: ours, scaled while decoding, and Pillow at full size then resized."""
 
     def full(path: Path) -> np.ndarray:
         return np.asarray(Image.open(path).convert("RGB").resize((TARGET, TARGET), Image.Resampling.BILINEAR))
@@ -120,21 +127,69 @@ def decode_rates(paths: list[Path], passes: int) -> dict[str, float]:
     return best
 
 
+def own_memory() -> int:
+    """Return the bytes of memory of this process that no file backs."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+
+def memory_of_a_pass(batches: Iterable[torch.Tensor]) -> int:
+    """Return by how many bytes a pass raises this process's own memory at most, once everything is loaded."""
+    for _ in batches:
+        pass
+    before = own_memory()
+    return max(own_memory() for _ in batches) - before
+
+
+def microseconds_a_sample(table: ImageTable, reads: int) -> float:
+    """Return the microseconds that reading the bytes of a random image takes, those of its file or of its member."""
+    rng = np.random.default_rng(0)
+    paths = [str(table.paths[row]) for row in rng.integers(0, len(table), reads)]
+    begun = time.perf_counter()
+    for path in paths:
+        with open_image(path, path) as file:
+            file.read()
+    return (time.perf_counter() - begun) / reads * 1e6
+
+
+def measure_sources(
+    tables: dict[str, ImageTable], paths: list[Path], num_workers: int, passes: int
+) -> list[dict[str, Any]]:
+    """Return the rates of the peer and of ours, by what is read and whether it ends normalised."""
+    rows = []
+    for ending in ("float32", "uint8"):
+        normalise = ending == "float32"
+        ours = {kind: OurBatches(table, num_workers, normalise=normalise) for kind, table in tables.items()}
+        peer = plain_batches(paths, num_workers, normalise=normalise)
+        rates = best_rates({"peer": peer, **ours}, len(paths), passes)
+        for kind, batches in ours.items():
+            batches.loader.close()
+            name = f"{kind}, {num_workers} workers, {ending}"
+            rows.append({"name": name, "peer": rates["peer"], "ours": rates[kind]})
+    return rows
+
+
 def main(quick: bool = False) -> list[dict[str, Any]]:
     """Measure; print one line a result; return them as dictionaries of name, peer, ours (images/s) and ratio."""
     count, passes = (64, 2) if quick else (512, 3)
     results: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        paths = write_images(Path(folder), count)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "images").mkdir()
+        paths = write_images(folder / "images", count)
+        tables = make_tables(paths, folder)
         for num_workers in (0, 1, 2):
-            ours = OurBatches(paths, num_workers)
-            rates = best_rates({"peer": plain_batches(paths, num_workers), "ours": ours}, count, passes)
-            ours.loader.close()
-            results.append({"name": f"{num_workers} workers", **rates})
-        results.append({"name": "reading alone", **decode_rates(paths, passes)})
+            results += measure_sources(tables, paths, num_workers, passes)
+        alone = decode_rates(paths, passes)
+        results.append({"name": "decoding alone", **alone})
+        grown = memory_of_a_pass(OurBatches(tables["cache"], 0, normalise=False)) / (BATCH * TARGET**2 * 3)
+        reads = {kind: microseconds_a_sample(tables[kind], 20 * count) for kind in ("files", "shards")}
+    print(f"{'':34s} {'peer':>8s} {'ours':>8s} images/s")
     for result in results:
         result["ratio"] = result["ours"] / result["peer"]
-        print(f"{result['name']:34s} {result['peer']:8.0f} {result['ours']:8.0f} images/s  x{result['ratio']:.2f}")
+        print(f"{result['name']:34s} {result['peer']:8.0f} {result['ours']:8.0f}  x{result['ratio']:.2f}")
+    print(f"memory of its own that a pass over the cache took: {grown:.1f} batches")
+    print(f"bytes of a random image: {reads['files']:.0f} us from its file, {reads['shards']:.0f} us from a shard")
     return results
 
 
