@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from mlabel.data import ImageDataset, ImageTable, Loader, read_danbooru
 from mlabel.data.doctor import Diagnosis, examine
 from mlabel.data.survey import Survey, _near_pairs, hash_look, survey_images
 from mlabel.labels import Group, LabelSpace
-from mlabel.report import plot_augmented, plot_sheet
+from mlabel.report import plot_augmented, plot_sheet, write_diagnosis
 from mlabel.taxonomy import Taxonomy
 
 SPACE = LabelSpace([Group("tags", ["a", "b", "c"]), Group("kind", ["x", "y"], exclusive=True)])
@@ -236,6 +237,19 @@ def test_text_and_json(parts: dict[str, ImageTable]) -> None:
         examine(parts, {})
     with pytest.raises(ValueError, match="no part"):
         examine({})
+
+
+def test_the_page_says_what_the_text_says(parts: dict[str, ImageTable], tmp_path: Path) -> None:
+    diagnosis = diagnose(parts, expected_size=(9, 9))
+    page = write_diagnosis(tmp_path / "a", diagnosis, title="Doctor").read_text(encoding="utf-8")
+    for line in diagnosis.text().splitlines()[1:-1]:
+        assert html.escape(line) in page
+    assert page.count("<figure>") == 3
+    kind = LabelSpace([SPACE.groups[1]])
+    exclusive = ImageTable(paths=["a", "b"], targets=np.eye(2), space=kind)
+    diagnosis = examine({"train": exclusive})
+    assert "labels per image" not in diagnosis.text()
+    assert "Labels per image" not in write_diagnosis(tmp_path / "b", diagnosis, title="Doctor").read_text()
 
 
 def brute_sets(values: list[int], distance: int) -> list[set[int]]:

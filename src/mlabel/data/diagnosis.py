@@ -130,7 +130,8 @@ class Diagnosis:
         else:
             yield f"positives of labels: {', '.join(ordered[:_TOP])}, ..., {', '.join(ordered[-_TOP:])}"
         spread = ", ".join(f"{k}: {n:,}" for k, n in enumerate(self.labels_per_image.tolist()) if n)
-        yield f"labels per image: {spread}"
+        if spread:  # none where all groups are exclusive
+            yield f"labels per image: {spread}"
         often = sorted((pair for pair in self.pairs if pair.together), key=lambda pair: -pair.together)[:_TOP_PAIRS]
         if often:
             yield f"often together: {', '.join(f'{pair.one} + {pair.other} {pair.together:,}' for pair in often)}"

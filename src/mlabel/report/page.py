@@ -116,10 +116,11 @@ def write_diagnosis(folder: str | Path, diagnosis: Diagnosis, *, title: str) -> 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     totals = [sum(counts.values()) for counts in diagnosis.counts.values()]
-    pictures = {
-        "Label frequency": plot_frequencies(totals, folder / "frequency.png", names=list(diagnosis.counts)),
-        "Labels per image": plot_labels_per_image(diagnosis.labels_per_image, folder / "labels-per-image.png"),
-    }
+    pictures = {"Label frequency": plot_frequencies(totals, folder / "frequency.png", names=list(diagnosis.counts))}
+    if diagnosis.labels_per_image.any():  # none where all groups are exclusive
+        pictures["Labels per image"] = plot_labels_per_image(
+            diagnosis.labels_per_image, folder / "labels-per-image.png"
+        )
     if len(diagnosis.names) > 1:
         pictures["Correlation of the most frequent labels"] = plot_correlation(
             diagnosis.correlation, folder / "correlation.png", names=diagnosis.names
@@ -134,7 +135,7 @@ def write_diagnosis(folder: str | Path, diagnosis: Diagnosis, *, title: str) -> 
         labels=[(name, [_cell(number) for number in counts.values()]) for name, counts in diagnosis.counts.items()],
         pictures=pictures,
         settings={},
-        notes=[*sizes, *map(str, diagnosis.findings)],
+        notes=[*sizes, *map(str, diagnosis.findings), *diagnosis.facts()],
         next_command=None,
     )
 
