@@ -381,25 +381,33 @@ def test_a_crash_between_the_names_is_made_good(table, written, tmp_path, moment
 
 
 def test_a_full_disk_leaves_nothing_half_under_a_final_name(table, tmp_path, monkeypatch):
-    folder = tmp_path / "s"
-    calls = []
     real = os.fsync
+    stopped = 0
+    for last in range(0, 40, 3):  # a tar and its index take four calls
+        folder = tmp_path / f"full{last}"
+        calls = []
 
-    def full(descriptor):
-        calls.append(descriptor)
-        if len(calls) == 12:
-            raise OSError(28, "No space left on device")
-        real(descriptor)
+        def full(descriptor, calls=calls, last=last):
+            calls.append(descriptor)
+            if len(calls) > last:
+                raise OSError(28, "No space left on device")
+            real(descriptor)
 
-    monkeypatch.setattr(os, "fsync", full)
-    refused(OSError, ["No space left"], write_shards, table, folder, shard_bytes=16_000)
-    monkeypatch.setattr(os, "fsync", real)
-    for tar in folder.glob("*.tar"):
-        with tarfile.open(tar) as file:
-            assert file.getmembers()
-    assert not [path for path in folder.iterdir() if path.name.endswith(".tmp")]
-    write_shards(table, folder, shard_bytes=16_000)
-    same(table, read_shards(folder, verify="sha256"))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            try:
+                write_shards(table, folder, shard_bytes=16_000)
+            except OSError:
+                stopped += 1
+        assert not [path for path in folder.iterdir() if path.name.endswith(".tmp")]
+        for tar in folder.glob("*.tar"):
+            with tarfile.open(tar) as file:
+                assert file.getmembers()
+        for index in folder.glob("*.index.json"):
+            assert len(read_shards(folder / index.name.replace(".index.json", ".tar"), verify="sha256"))
+        write_shards(table, folder, shard_bytes=16_000)
+        same(table, read_shards(folder, verify="sha256"))
+    assert 5 < stopped < 14
 
 
 def test_another_table_other_settings_and_other_folders_are_refused(table, written, tmp_path):
@@ -736,6 +744,67 @@ def test_odd_members_are_refused(tmp_path, name, values, word):
         add(tar, name, **values)
     refused(DataError, ["x.tar", word], read_shards, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]
+
+
+def block(name: str, kind: bytes, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def record(text: str) -> bytes:
+    """A record of an extended header, `length name=value` and a newline; the length counts itself."""
+    for length in range(len(text), len(text) + 9):
+        line = f"{length} {text}\n".encode()
+        if len(line) == length:
+            return line
+    raise AssertionError
+
+
+def extended(content: bytes, kind: bytes = b"x") -> bytes:
+    return block("header", kind, len(content)) + content + bytes(-len(content) % 512)
+
+
+@pytest.mark.fault(23)
+def test_extended_headers_give_name_and_size(tmp_path):
+    image, text = picture(1), labels("cat")
+    parts = [extended(record("comment=x") + record("path=ä.png") + record(f"size={len(image)}"))]
+    parts += [block("short.png", b"0", 0), image, bytes(-len(image) % 512), extended(record("mtime=1.5"), b"g")]
+    parts += [extended("ä.json\0".encode(), b"L"), block("short.json", b"0", len(text)), text, bytes(-len(text) % 512)]
+    path = tmp_path / "x.tar"
+    path.write_bytes(b"".join(parts) + bytes(1024))
+    table = read_shards(tmp_path)
+    assert table.ids.tolist() == ["ä"]
+    assert content(table.paths[0]) == image
+    with tarfile.open(path) as tar:
+        assert tar.getnames() == ["ä.png", "ä.json"]
+
+
+@pytest.mark.fault(23)
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (block("a.png", b"0", 512), "a.png' has 512 bytes, of which the tar holds 0; it was cut"),
+        (block("a.png", b"0", 512) + bytes(512), "the tar ends here"),
+        (block("a.png", b"0", 0)[:300], "the tar ends here"),
+        (block("a.png", b"0", 0).replace(b"a.png", b"b.png"), "byte 0: not the header of a tar member: its checksum"),
+        (b"x" * 1024, "is not a number"),
+        (extended(bytes(1 << 21)), "extended header of 2,097,152 bytes"),
+        (extended(b"9 path=ab"), "damaged extended header"),
+        (extended(b"99 path=a\n"), "damaged extended header"),
+        (extended(b"0 path=a\n"), "damaged extended header"),
+        (extended(b"path=a\n"), "damaged extended header"),
+        (extended(record("size=-5")) + block("a.png", b"0", 0), "gives the size '-5'"),
+        (extended(record("size=9" + "9" * 30)) + block("a.png", b"0", 0), "gives the size"),
+        (extended(record("path=a.png"), b"g"), "for all members gives their path"),
+        (extended(b"28 path=\xff" + b"x" * 18 + b"\n"), "not UTF-8"),
+        (block("a.png", b"0", 0)[:124] + b"\xff" * 12 + block("a.png", b"0", 0)[136:], "its checksum"),
+    ],
+)
+def test_odd_headers_are_refused(tmp_path, content, word):
+    end = b"" if "ends here" in word or "it was cut" in word else bytes(1024)
+    (tmp_path / "x.tar").write_bytes(content + end)
+    refused(DataError, ["x.tar", word], read_shards, tmp_path)
 
 
 @pytest.mark.fault(23)
