@@ -228,6 +228,12 @@ def test_the_doctor_looks_at_the_chosen_labels(data: Path, capsys: pytest.Captur
     assert main(["doctor", *options, "--labels", "red,blue", "--no-images", "--format", "json"]) in (0, 1)
     printed = capsys.readouterr().out
     assert "green" not in printed
+    split = json.loads(printed)["split"]
+    assert split["names"] == ["red", "blue"]
+    assert main(["doctor", *options, "--no-images", "--verbose"]) in (0, 1)
+    table = capsys.readouterr().out.split("\n\n")[1].splitlines()
+    assert table[0].split() == ["label", "positives", "train", "%", "val", "%", "test", "%"]
+    assert {line.split()[0] for line in table[1:]} >= {"red", "green", "blue"}
 
 
 def test_training_takes_sampler_mixing_and_smoothing(data: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mlabel._files import to_json
 from mlabel.cli._options import add_command, add_dataset, dataset_recipe, progress
-from mlabel.data import ImageDataset, ImageTable, build_cache, examine, read_taxonomy, survey_images
+from mlabel.data import ImageDataset, ImageTable, SplitReport, build_cache, examine, read_taxonomy, survey_images
 from mlabel.recipes import Recipe
 from mlabel.recipes.run import read_table
 from mlabel.report import plot_augmented, write_diagnosis
@@ -114,7 +114,11 @@ def _doctor(options: argparse.Namespace) -> int:
         distance=options.distance,
         taxonomy=_taxonomy(options, table),
     )
-    print(to_json(diagnosis.to_dict()) if options.format == "json" else diagnosis.text())
+    split = SplitReport.of_parts(parts)
+    if options.format == "json":
+        print(to_json(diagnosis.to_dict() | {"split": split.to_dict()}))
+    else:
+        print(diagnosis.text(), *(["", split.table("deviation")] if options.verbose else []), sep="\n")
     if options.page is not None:
         page = write_diagnosis(options.page, diagnosis, title=f"The doctor on {Path(options.data).name}")
         print(f"wrote {page}", file=sys.stderr)
