@@ -7,6 +7,7 @@ import tracemalloc
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,6 +100,20 @@ def test_paths_and_ids_follow_the_number(tmp_path):
     original = read_danbooru(root, min_count=1, images="original")
     assert original.paths.tolist() == [str(root / "original" / "0007" / "7.png")]
     refused(FileNotFoundError, "256px", read_danbooru, root, images="256px")
+
+
+def test_posts_can_be_read_without_their_images(tmp_path):
+    root = folder(tmp_path, [post(2001, "cat"), post(7, "cat"), post(8, "cat", md5=None)], images=[])
+    table = read_danbooru(root, min_count=1, images=None)
+    assert table.paths.tolist() == [str(root / "512px" / path) for path in ("0001/2001.jpg", "0007/7.jpg")]
+    refused(DataError, "no post has an image", read_danbooru, root, min_count=1)
+    folder(root, [post(8, "cat", md5=None)], images=[])
+    refused(DataError, "no post is usable: 1 are banned", read_danbooru, root, min_count=1, images=None)
+
+
+def test_columns_and_row_bounds_take_four_bytes_each(tmp_path):
+    targets = read_danbooru(folder(tmp_path, [post(1, "cat dog"), post(2, "cat")]), min_count=1).targets
+    assert (targets.indices.dtype, targets.indptr.dtype) == (np.int32, np.int32)
 
 
 def test_posts_left_out_are_counted_and_do_not_count(tmp_path):

@@ -79,6 +79,8 @@ class TagRows:
         columns = lookup[np.frombuffer(self._entries, dtype=np.int32)]
         kept = columns >= 0
         indptr = np.concatenate([[0], np.cumsum(kept)])[np.frombuffer(self._ends, dtype=np.int64)]
+        if indptr[-1] < 1 << 31:  # else SciPy would make the columns int64 too, twice as large as they need be
+            indptr = indptr.astype(np.int32)
         data = np.ones(int(indptr[-1]), dtype=np.uint8)
         targets = sp.csr_array((data, columns[kept], indptr), shape=(len(self), len(names)))
         targets.sort_indices()

@@ -45,7 +45,7 @@ _TAGGER_RATINGS = {"general": "g", "sensitive": "s", "questionable": "q", "expli
 _NO_CATEGORY = 255
 _NO_TAG = -1  # what the empty text between two spaces stands for
 _NO_COLUMN = -1  # a label that no post has
-_CHUNK = 1 << 22
+_CHUNK = 1 << 20
 
 
 def read_danbooru(
@@ -59,7 +59,7 @@ def read_danbooru(
     vocabulary: Vocabulary | None = None,
     aliases: bool | None = None,
     close_implications: bool = False,
-    images: str = "512px",
+    images: str | None = "512px",
 ) -> ImageTable:
     """Return the table of a Danbooru folder: an any-of group for each category of tags, an exclusive group "rating".
 
@@ -86,7 +86,8 @@ def read_danbooru(
             `vocabulary` that is an alias is then given by the tag it stands for, unless that is a label, too.
         close_implications: True adds to each post the labels that its labels imply by the files
             `metadata/tag_implications*.json`, once the labels are chosen. See `mlabel.taxonomy.Taxonomy`.
-        images: The folder of the buckets: "512px", "original" or another one in `root`.
+        images: The folder of the buckets: "512px", "original" or another one in `root`. None: images are not looked
+            for, every usable post is kept, and the paths say where in "512px" its image would be.
 
     Raises:
         FileNotFoundError: there are no such folders or files.
@@ -103,10 +104,11 @@ def read_danbooru(
             raise ValueError(f"{what} must be 1 or more; got {value}")
     wanted = {resolve(name, CATEGORIES, "category") for name in (categories or CATEGORIES)}
     root = find_data_set(root, lambda place: place if any(_post_files(place)) else None, "metadata/posts*.json")
-    folder = root / images
+    folder = root / (images or "512px")
     renamed = {} if aliases is False else read_aliases(root, required=aliases is True)
     implications = read_relations(root, IMPLICATIONS, required=True) if close_implications else []
-    posts = _read_posts(root, renamed, list_numbered_images(folder), sample_every)
+    found = None if images is None else list_numbered_images(folder)
+    posts = _read_posts(root, renamed, found, sample_every)
     posts.refuse_repeated_ids()
     if vocabulary is not None:
         space = as_vocabulary(vocabulary)
@@ -336,8 +338,10 @@ class _Posts:
         lookup[codes_of[used]] = used
         codes = np.frombuffer(self.codes, dtype=np.int32)
         ends = np.frombuffer(self.ends, dtype=np.int64)
-        indices = np.empty(int(self.counts()[codes_of[used]].sum()), dtype=np.int32)
-        indptr = np.zeros(len(ends), dtype=np.int64)
+        total = int(self.counts()[codes_of[used]].sum())
+        # SciPy would make both of the wider type, and the columns twice as large as they need be.
+        width = np.int32 if total < 1 << 31 else np.int64
+        indices, indptr = np.empty(total, dtype=width), np.zeros(len(ends), dtype=width)
         filled = 0
         rows_at_once = max(1, _CHUNK * len(ends) // max(1, len(codes)))
         for start in range(0, len(ends) - 1, rows_at_once):
@@ -395,8 +399,8 @@ def _post_files(root: Path) -> Iterator[Path]:
     yield from newer or sorted((root / "metadata").glob("[0-9]*.json"))
 
 
-def _read_posts(root: Path, aliases: Mapping[str, str], images: NumberedImages, sample_every: int) -> _Posts:
-    """Return the posts that have an image, of all files."""
+def _read_posts(root: Path, aliases: Mapping[str, str], images: NumberedImages | None, sample_every: int) -> _Posts:
+    """Return the posts that have an image (all usable ones where `images` is None), of all files."""
     tag_file = next(iter(sorted((root / "metadata").glob("tags[0-9]*.json"))), None)
     posts = _Posts(_TagCodes(tag_file, aliases))
     for path in _post_files(root):
@@ -411,14 +415,16 @@ def _read_posts(root: Path, aliases: Mapping[str, str], images: NumberedImages, 
             except ValueError as error:
                 raise fail(path, line, str(error)) from None
     if not posts.ids:
-        raise DataError(
-            f"{root}: no post has an image: {posts.without_image} posts have none among the {len(images)} images on "
-            f"disk, {posts.skipped} are banned or lack id or md5"
-        )
+        searched = "no post is usable: "
+        if images is not None:
+            searched = (
+                f"no post has an image: {posts.without_image} posts have none among the {len(images)} images on disk, "
+            )
+        raise DataError(f"{root}: {searched}{posts.skipped} are banned or lack id or md5")
     return posts
 
 
-def _take(posts: _Posts, post: Any, line: int, images: NumberedImages, sample_every: int) -> None:
+def _take(posts: _Posts, post: Any, line: int, images: NumberedImages | None, sample_every: int) -> None:
     """Count one post, and keep it where it is usable and its turn."""
     if not isinstance(post, dict):
         raise ValueError(f"a post (a JSON object) was wanted; found {shown(post)}")
@@ -426,7 +432,7 @@ def _take(posts: _Posts, post: Any, line: int, images: NumberedImages, sample_ev
     if post_id is None or not post.get("md5") or post.get("is_banned") is True:
         posts.skipped += 1
         return
-    suffix = images.suffix(post_id)
+    suffix = 0 if images is None else images.suffix(post_id)
     if suffix < 0:
         posts.without_image += 1
         return
