@@ -380,6 +380,15 @@ def test_a_crash_between_the_names_is_made_good(table, written, tmp_path, moment
     assert done.num_kept == (len(done.names) if moment == "manifest" else 1)
 
 
+def test_a_tar_in_the_place_of_another_is_written_again(table, written):
+    whole = files_of(written)
+    for suffix in (".tar", ".index.json"):
+        shutil.copy(written / f"shard-000002{suffix}", written / f"shard-000001{suffix}")
+    refused(DataError, ["the id", "shard-000001.tar", "shard-000002.tar"], read_shards, written)
+    assert write_shards(table, written, shard_bytes=16_000).num_kept == 1
+    assert files_of(written) == whole
+
+
 def test_a_full_disk_leaves_nothing_half_under_a_final_name(table, tmp_path, monkeypatch):
     real = os.fsync
     stopped = 0
