@@ -232,7 +232,7 @@ def test_the_doctor_looks_at_the_chosen_labels(data: Path, capsys: pytest.Captur
     assert set(split["names"]) == {"red", "blue"}
     assert main(["doctor", *options, "--no-images", "--verbose"]) in (0, 1)
     table = capsys.readouterr().out.split("\n\n")[1].splitlines()
-    assert table[0].split() == ["label", "positives", "train", "%", "val", "%", "test", "%"]
+    assert table[0].split() == ["label", "positives", "train", "%", "val", "%"]
     assert {line.split()[0] for line in table[1:]} >= {"red", "green", "blue"}
 
 
