@@ -160,3 +160,26 @@ def check_between(value: float, low: float, high: float, what: str) -> None:
     """Raise ValueError unless low <= value <= high."""
     if not low <= value <= high:
         raise ValueError(f"{what} must be between {low} and {high}; got {value!r}")
+
+
+def check_counts(counts: Any, known: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return counts of positives and of known samples as float64 arrays (L,); one number of samples is repeated.
+
+    Raises:
+        ValueError: another shape, counts below 0 or above the known samples, or samples that are not finite.
+    """
+    counts = np.array(to_numpy(counts), dtype=np.float64)
+    known = np.array(to_numpy(known), dtype=np.float64)
+    if counts.ndim != 1 or known.shape not in ((), counts.shape):
+        raise ValueError(
+            f"counts must be of shape (L,), and samples a number or (L,); got {counts.shape} and {known.shape}"
+        )
+    known = np.broadcast_to(known, counts.shape)
+    wrong = np.flatnonzero(~((counts >= 0) & (counts <= known) & np.isfinite(known)))
+    if len(wrong):
+        place = int(wrong[0])
+        raise ValueError(
+            f"counts must be between 0 and the number of known samples; label {place} has {counts[place]:g} "
+            f"of {known[place]:g}"
+        )
+    return counts, known

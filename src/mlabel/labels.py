@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from mlabel._checks import DataError, as_scores, suggest, to_numpy
+from mlabel._checks import DataError, as_scores, check_counts, suggest, to_numpy
 from mlabel._files import read_json, to_json, write_atomically
 
 
@@ -198,6 +198,37 @@ class LabelSpace:
             columns = logits[:, self.slices[group.name]]
             parts.append(columns.softmax(dim=1) if group.exclusive else columns.sigmoid())
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def prior_logits(self, counts: Any, known: Any) -> np.ndarray:
+        """Return the logits (L,), float64, whose probabilities are the labels' shares of what is known.
+
+        With c positives among n known samples that is log(c / (n - c)) for any-of columns, and log(c / sum of all c) in
+        an exclusive group. No share is taken to be 0 or 1: a label that never holds counts as half a sample, and an
+        any-of label that always holds lacks half a sample. Where nothing is known an any-of label gets 0, and the
+        classes of an exclusive group get the same number.
+
+        Args:
+            counts: Positives (L,), as `mlabel.weights.count_labels` gives them.
+            known: Known samples: (L,), or one number.
+
+        Raises:
+            ValueError: counts of another number of labels, negative, or above the known samples.
+
+        Example:
+            >>> space = LabelSpace([Group("tags", ["cat", "dog"]), Group("rating", ["safe", "other"], exclusive=True)])
+            >>> space.prior_logits([50, 0, 75, 25], 100).round(3)
+            array([ 0.   , -5.293, -0.288, -1.386])
+        """
+        counts, known = check_counts(counts, known)
+        if len(counts) != self.num_labels:
+            raise ValueError(f"counts are of {len(counts)} labels, but the space has {self.num_labels}")
+        held = np.clip(counts, 0.5, np.maximum(known - 0.5, 0.5))
+        logits = np.log(held) - np.log(np.maximum(known - held, 0.5))
+        for group in self.exclusive_groups:
+            span = self.slices[group.name]
+            floored = np.maximum(counts[span], 0.5)
+            logits[span] = np.log(floored / floored.sum())
+        return logits
 
     def to_dict(self) -> dict[str, Any]:
         """Return the space as plain lists and texts, for JSON; `from_dict` reads it."""

@@ -17,7 +17,7 @@ from mlabel.data import MIXES, READERS, SAMPLERS
 from mlabel.decisions import OBJECTIVES, SCOPES
 from mlabel.losses import NAMES as LOSSES
 from mlabel.models import HEADS
-from mlabel.recipes import Recipe
+from mlabel.recipes import INIT_BIASES, Recipe
 from mlabel.training import ON_BAD, OPTIMIZERS, PRECISIONS, SCHEDULES
 from mlabel.weights import SCHEMES
 
@@ -28,6 +28,7 @@ _CHOICES: dict[str, Iterable[str]] = {
     "loss": LOSSES,
     "reduction": ("mean", "batchmean", "sum"),
     "weighting": SCHEMES,
+    "init_bias": INIT_BIASES,
     "objective": OBJECTIVES,
     "scope": SCOPES,
     "optimizer": OPTIMIZERS,

@@ -153,6 +153,22 @@ class Classifier(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.head(self.features(images))
 
+    def init_bias(self, counts: Any, known: Any, *, logit_adjustment: float = 0.0) -> None:
+        """Set the bias of each label so that the first logits stand for the labels' shares; for a head that is new.
+
+        Args:
+            counts, known, logit_adjustment: See `mlabel.models.heads.Head.init_bias`.
+
+        Example:
+            >>> from mlabel.labels import Group, LabelSpace
+            >>> from mlabel.models import create_model
+            >>> model = create_model("small_cnn", LabelSpace([Group("tags", ["cat", "dog"])]), image_size=32)
+            >>> model.init_bias([50, 1], 100)
+            >>> model.head.linear.bias.sigmoid()
+            tensor([0.5000, 0.0100], grad_fn=<SigmoidBackward0>)
+        """
+        self.head.init_bias(counts, known, logit_adjustment=logit_adjustment)
+
     def _weight_dtype(self) -> torch.dtype:
         # Not float32 only where the whole model was cast, as by `model.bfloat16()`.
         for parameter in self.backbone.parameters():

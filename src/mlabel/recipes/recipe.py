@@ -12,6 +12,8 @@ from mlabel._checks import check_between, resolve, suggest
 from mlabel.data import READERS
 from mlabel.training import TrainConfig
 
+INIT_BIASES = ("default", "prior")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -38,13 +40,17 @@ class Recipe:
         reduction: `mean` over known entries; `batchmean`: a sum over labels, so that a group of many any-of labels
             weighs more than an exclusive one; or `sum`.
         weighting: Class weights from the training counts: a scheme of `mlabel.weights`; None: none.
+        logit_adjustment: How far training is told how often each label occurs, by adding so many times its log prior
+            (any-of labels: log odds) to the logits in the loss; prediction uses the logits without it, in which rare
+            labels weigh more. 0: not at all; 1: as if all were equally frequent. See `mlabel.losses.LogitAdjusted`.
+        init_bias: How the bias of the head begins: `default`, near 0; or `prior`, at the labels' shares in training.
         objective: What the thresholds are fitted for: `f1` or `f_beta`.
         scope: What has a threshold of its own: `label`, `group` or `global`.
         train: The settings of the training.
 
     Raises:
-        ValueError: an unknown reader, an option that it does not have, `duplicates` out of range, or no name in
-            `labels`.
+        ValueError: an unknown reader, an option that it does not have, `duplicates` or `logit_adjustment` out of
+            range, an unknown `init_bias`, or no name in `labels`.
         TypeError: `labels` that are not texts.
 
     Example:
@@ -70,6 +76,8 @@ class Recipe:
     loss_options: Mapping[str, Any] = field(default_factory=dict)
     reduction: str = "mean"
     weighting: str | None = None
+    logit_adjustment: float = 0.0
+    init_bias: str = "default"
     objective: str = "f1"
     scope: str = "label"
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -80,6 +88,8 @@ class Recipe:
         for name in self.reader_options:
             if name not in known:
                 raise ValueError(f"reader {self.reader!r} has no option {name!r}; {suggest(name, known)}")
+        check_between(self.logit_adjustment, 0, 10, "logit_adjustment")
+        resolve(self.init_bias, dict.fromkeys(INIT_BIASES), "init_bias")
         if self.duplicates is not None:
             check_between(self.duplicates, 0, 16, "duplicates")
         if self.labels is not None:

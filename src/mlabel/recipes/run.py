@@ -18,11 +18,11 @@ from mlabel.data import READERS, BadImage, ImageDataset, ImageTable, stratified_
 from mlabel.decisions import Thresholds, cross_fit_thresholds, fit_thresholds
 from mlabel.inference import save_bundle
 from mlabel.labels import LabelSpace, decide
-from mlabel.losses import create as create_loss
 from mlabel.metrics import evaluate
 from mlabel.models import Classifier, create_model, from_config
 from mlabel.recipes.copies import keep_copies_together
 from mlabel.recipes.evaluation import RunEvaluation
+from mlabel.recipes.imbalance import describe_labels, make_loss
 from mlabel.recipes.recipe import Recipe
 from mlabel.report import plot_examples, write_report
 from mlabel.training import (
@@ -43,6 +43,7 @@ _log = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 EXAMPLES = 24  # images in the picture of a run
+SHOWN_LABELS = 40  # of the table of weights, the rarest ones; the file has all
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Run:
         say(table.summary())
         say("parts: " + ", ".join(f"{name} {len(part):,}" for name, part in parts.items()))
         folder.mkdir(parents=True, exist_ok=True)
-        return cls(folder, recipe, parts, make_model(recipe, table), progress)
+        return cls(folder, recipe, parts, make_model(recipe, parts["train"]), progress)
 
     @classmethod
     def open(cls, folder: str | Path, *, device: str | None = None, progress: Progress = no_progress) -> Run:
@@ -270,6 +271,9 @@ def run(
     work.part_to_evaluate(part)  # what cannot be evaluated is said before it is trained
     train = work.parts["train"]
     write_run_config(run_dir, recipe=work.recipe.to_dict())
+    labels = describe_labels(recipe, train)
+    labels.to_csv(work.folder / "weights.csv")
+    _log.info("what was chosen for each label:\n%s", labels.text(limit=SHOWN_LABELS))
     fit(
         work.model,
         make_loss(recipe, train),
@@ -314,13 +318,13 @@ def _read_for_split(recipe: Recipe, folder: Path, progress: Progress) -> ImageTa
     return keep_copies_together(table, recipe.duplicates, folder, num_workers=workers, progress=progress)
 
 
-def make_model(recipe: Recipe, table: ImageTable) -> Classifier:
-    """Return the model of a recipe; its first weights follow from the training's seed."""
+def make_model(recipe: Recipe, train: ImageTable) -> Classifier:
+    """Return the model of a recipe; its first weights follow from the seed, the bias from the counts if it says so."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
-        return create_model(
+        model = create_model(
             recipe.backbone,
-            table.space,
+            train.space,
             head=recipe.head,
             weights=recipe.weights,
             dropout=recipe.dropout,
@@ -328,19 +332,9 @@ def make_model(recipe: Recipe, table: ImageTable) -> Classifier:
             in_channels=recipe.in_channels,
             image_size=recipe.image_size,
         )
-
-
-def make_loss(recipe: Recipe, train: ImageTable) -> torch.nn.Module:
-    """Return the loss of a recipe, with class weights from the training table where it wants them."""
-    return create_loss(
-        recipe.loss,
-        space=train.space,
-        targets=train.targets,
-        unknown=train.unknown,
-        weighting=recipe.weighting,
-        reduction=recipe.reduction,
-        options=recipe.loss_options,
-    )
+    if recipe.init_bias == "prior":
+        model.init_bias(train.counts, train.known_counts, logit_adjustment=recipe.logit_adjustment)
+    return model
 
 
 def prior_scores(train: ImageTable) -> np.ndarray:
