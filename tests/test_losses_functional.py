@@ -1,4 +1,4 @@
-"""Loss formulas: identities, gradients, the plain formula against the fused sum, and library implementations."""
+"""Loss formulas: finite and exact at any logit, identities, gradients, the plain formula against the fused sum."""
 
 from functools import partial
 
@@ -9,46 +9,41 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from losses_cases import COUNTS, ELEMENTWISE, OVER_CLASSES, batch, for_columns, function_of, name_of, option, slopes
 
-from mlabel.losses import Loss, asymmetric, binary_cross_entropy, cross_entropy, focal
+from mlabel.losses import (
+    Loss,
+    absolute_error,
+    asymmetric,
+    binary_cross_entropy,
+    cross_entropy,
+    distribution_balanced,
+    focal,
+    focal_cross_entropy,
+    functional,
+    hill,
+    poly1,
+    seesaw,
+    splc,
+    squared_error,
+)
 from mlabel.losses.functional import TERMS
 from mlabel.losses.fused import FEW, KERNELS
 
-# Every elementwise function with options that reach each of its branches. A new function enters here once.
-ELEMENTWISE = [
-    binary_cross_entropy,
-    *(partial(focal, gamma=gamma, alpha=alpha) for gamma in (0.0, 0.5, 2.0, 2.7) for alpha in (None, 0.25)),
-    partial(focal, gamma=1.0, alpha=[0.1, 0.5, 0.9]),
-    *(
-        partial(asymmetric, gamma_neg=gamma_neg, gamma_pos=gamma_pos, clip=clip)
-        for gamma_neg, gamma_pos in ((0.0, 0.0), (0.5, 0.3), (1.0, 0.0), (2.0, 1.0), (3.0, 1.0), (4.0, 1.0), (5.5, 2.0))
-        for clip in (0.0, 0.05, 0.001)
-    ),
-]
 LOGITS = [0.0, 1e-3, 0.1, 1.0, 2.94, 2.95, 5.0, 17.0, 20.0, 40.0, 88.0, 104.0, 120.0, 1e3, 6e4]
 GRID = sorted({sign * x for x in LOGITS for sign in (-1.0, 1.0)})
-
-
-def name_of(fn):
-    return f"{fn.func.__name__}-{fn.keywords}" if isinstance(fn, partial) else fn.__name__
-
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+# A half's gradient is a half: half a unit in its last place.
+ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10, torch.float64: 0.0}
 
 every = pytest.mark.parametrize("fn", ELEMENTWISE, ids=name_of)
+every_over_classes = pytest.mark.parametrize("fn", OVER_CLASSES, ids=name_of)
+with_terms = pytest.mark.parametrize("fn", [fn for fn in ELEMENTWISE if function_of(fn) in TERMS], ids=name_of)
 
 
-def without_alpha(fn):
-    """Return the function without per-label factors, which need three columns."""
-    if isinstance(fn, partial) and isinstance(fn.keywords.get("alpha"), list):
-        return partial(fn.func, gamma=fn.keywords["gamma"])
-    return fn
-
-
-def slopes(fn, logits, targets):
-    """Return the loss of each entry and its derivative by its logit, by autograd."""
-    x = logits.clone().requires_grad_()
-    values = fn(x, targets)
-    (slope,) = torch.autograd.grad(values.sum(), x)
-    return values.detach(), slope
+def in_columns(fn, values):
+    """Return the function for as many columns as there are values, all told the same of their label."""
+    return for_columns(fn, [1] * len(values))
 
 
 def fused(fn, logits, targets, mask=None):
@@ -59,47 +54,48 @@ def fused(fn, logits, targets, mask=None):
     return value.detach(), slope
 
 
-def batch(rows=7, columns=3, seed=0, density=0.3, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    logits = 4 * torch.randn(rows, columns, generator=generator, dtype=torch.float64)
-    targets = torch.rand(rows, columns, generator=generator) < density
-    return logits.to(dtype), targets.to(torch.uint8)
+def test_every_function_is_tested():
+    assert {function_of(fn) for fn in ELEMENTWISE} == functional.ELEMENTWISE
+    assert {function_of(fn) for fn in OVER_CLASSES} == functional.OVER_CLASSES
+    assert set(TERMS) == set(KERNELS)
 
 
-def test_every_function_has_terms_and_a_kernel():
-    tested = {fn.func if isinstance(fn, partial) else fn for fn in ELEMENTWISE}
-    assert tested == set(TERMS) == set(KERNELS)
+def corrected(fn, x):
+    """Return where `splc` takes a negative for a positive."""
+    correcting = function_of(fn) is splc and option(fn, "epoch") != 0
+    return x.double().sigmoid() > (option(fn, "tau", 0.6) if correcting else 1.0)
 
 
 @every
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("target", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("route", [slopes, fused])
 def test_finite_and_of_the_right_sign_at_any_logit(fn, dtype, target, route):
-    fn = without_alpha(fn)
+    fn = in_columns(fn, GRID)
     x = torch.tensor(GRID, dtype=torch.float64)[None].to(dtype)
     values, slope = route(fn, x, torch.full(x.shape, target))
     assert torch.isfinite(values).all()
-    assert (values >= 0).all()
+    assert (values >= (-1e-7 if option(fn, "epsilon") == -1.0 else 0.0)).all()  # there two equal numbers are subtracted
     assert torch.isfinite(slope).all()
     if target != 0.5:
-        assert ((slope >= 0) if target == 0.0 else (slope <= 0)).all()
+        downhill = slope >= 0 if target == 0.0 else slope <= 0
+        assert (downhill ^ corrected(fn, x) | (slope == 0) if target == 0.0 else downhill).all()
     assert slope.dtype == dtype
     assert values.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
 @every
 @pytest.mark.parametrize("target", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", DTYPES[:3])
 def test_slopes_equal_those_of_float64(fn, target, dtype):
-    fn = without_alpha(fn)
+    fn = in_columns(fn, GRID)
     x = torch.tensor(GRID, dtype=torch.float64)[None].to(dtype)
     targets = torch.full(x.shape, target)
     exact_values, exact = slopes(fn, x.double(), targets)
-    # A half's gradient is a half: half a unit in its last place. Float32 values lose 4e-6 at most, near logits of 16.
-    tolerance = {torch.float32: 0.0, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10}[dtype]
+    # Float32 values lose 4e-6 at most, near logits of 16.
     for route in (slopes, fused):
-        torch.testing.assert_close(route(fn, x, targets)[1].double(), exact, rtol=4e-6 + tolerance, atol=4e-6)
+        found = route(fn, x, targets)[1].double()
+        torch.testing.assert_close(found, exact, rtol=4e-6 + ROUNDING[dtype], atol=4e-6)
     torch.testing.assert_close(slopes(fn, x, targets)[0].double(), exact_values, rtol=2e-6, atol=4e-6)
     torch.testing.assert_close(fused(fn, x, targets)[0].double(), exact_values.sum(), rtol=2e-6, atol=1e-5)
 
@@ -123,13 +119,14 @@ def test_the_fused_sum_is_that_of_the_plain_formula(fn, monkeypatch):
     for targets in (few, few.float(), 0.7 * few, batch(rows=9, density=0.6)[1], sp.csr_array(few.numpy())):
         dense = torch.as_tensor(targets.toarray() if sp.issparse(targets) else targets)
         for mask in (None, known):
-            wanted, slope = slopes(lambda x, t, m=mask: fn(x, t) * (1 if m is None else m), x, dense)
+            seen = 1 if mask is None else mask
+            wanted, slope = slopes(lambda x, t, m=seen: fn(x, t * m) * m, x, dense)
             value, gradient = fused(fn, x, targets, mask)
             torch.testing.assert_close(value, wanted.sum(), rtol=1e-12, atol=0)
             torch.testing.assert_close(gradient, slope, rtol=1e-12, atol=1e-15)
 
 
-@every
+@with_terms
 def test_soft_targets_blend_both_terms(fn):
     x, _ = batch(dtype=torch.float64)
     t = torch.rand(x.shape, dtype=torch.float64)
@@ -139,10 +136,9 @@ def test_soft_targets_blend_both_terms(fn):
 
 @every
 def test_permuting_labels_permutes_losses(fn):
-    fn = without_alpha(fn)
-    x, t = batch(columns=6)
-    order = torch.randperm(6)
-    assert torch.equal(fn(x, t)[:, order], fn(x[:, order], t[:, order]))
+    x, t = batch()
+    order = torch.tensor([2, 0, 1])
+    torch.testing.assert_close(fn(x, t)[:, order], for_columns(fn, order)(x[:, order], t[:, order]))
 
 
 @every
@@ -199,90 +195,141 @@ def test_by_hand():
     torch.testing.assert_close(focal(x, torch.tensor([[1, 0]]), alpha=0.25), torch.tensor(wanted, dtype=torch.float32))
 
 
-def test_agrees_with_torch_binary_cross_entropy():
-    x, t = batch(rows=50, columns=20)
-    reference = partial(F.binary_cross_entropy_with_logits, reduction="none")
-    for mine, wanted in zip(slopes(binary_cross_entropy, x, t), slopes(reference, x, t.float()), strict=True):
-        torch.testing.assert_close(mine, wanted, rtol=1e-6, atol=1e-6)
+def test_poly1_without_epsilon_is_the_cross_entropy():
+    x = torch.tensor(GRID)[None].repeat(2, 1)
+    t = torch.stack([torch.zeros(len(GRID)), torch.ones(len(GRID))])
+    torch.testing.assert_close(slopes(partial(poly1, epsilon=0.0), x, t), slopes(binary_cross_entropy, x, t))
+    # With epsilon 1 the first polynomial term counts twice: p of a negative.
+    extra = poly1(x, t, epsilon=1.0) - binary_cross_entropy(x, t)
+    torch.testing.assert_close(extra, (x.sigmoid() - t).abs(), rtol=1e-6, atol=1e-6 * 6e4)
 
 
-@pytest.mark.parametrize("gamma", [1.0, 2.0, 3.5])
-def test_agrees_with_torchvision_focal(gamma):
-    from torchvision.ops import sigmoid_focal_loss
-
-    x, t = batch(rows=50, columns=20)
-    x = x.clamp(-10, 10).double()
-    for alpha, theirs in ((0.25, 0.25), (None, -1)):
-        reference = partial(sigmoid_focal_loss, gamma=gamma, alpha=theirs, reduction="none")
-        mine = slopes(partial(focal, gamma=gamma, alpha=alpha), x, t)
-        for value, wanted in zip(mine, slopes(reference, x, t.double()), strict=True):
-            torch.testing.assert_close(value, wanted, rtol=1e-6, atol=1e-9)
+def test_hills_gradient_is_a_hill():
+    x = torch.linspace(-8, 8, 65, dtype=torch.float64)[None]
+    p = x.sigmoid()
+    slope = slopes(hill, x, torch.zeros_like(x))[1]
+    torch.testing.assert_close(slope, 3 * p**2 * (1 - p) ** 2)
+    torch.testing.assert_close(hill(x, torch.ones_like(x), margin=0.0), focal(x, torch.ones_like(x)))
 
 
-@pytest.mark.parametrize("clip", [0.0, 0.05])
-@pytest.mark.parametrize("gammas", [(4.0, 1.0), (2.0, 0.0), (0.0, 0.0)])
-def test_agrees_with_timm_asymmetric(gammas, clip):
-    from timm.loss import AsymmetricLossMultiLabel
-
-    x, t = batch(rows=50, columns=20)
-    x = x.clamp(-4, 4).double()  # timm computes 1 - p in float32, which loses digits further out
-    theirs = AsymmetricLossMultiLabel(gamma_neg=gammas[0], gamma_pos=gammas[1], clip=clip)
-    ours = Loss(partial(asymmetric, gamma_neg=gammas[0], gamma_pos=gammas[1], clip=clip), reduction="batchmean")
-    x.requires_grad_()
-    mine, wanted = ours(x, t), theirs(x, t.double())
-    torch.testing.assert_close(mine, wanted.double(), rtol=1e-6, atol=0)
-    torch.testing.assert_close(torch.autograd.grad(mine, x)[0], torch.autograd.grad(wanted, x)[0], rtol=1e-5, atol=1e-6)
+def test_splc_corrects_from_its_epoch_on():
+    x, t = torch.tensor([[-1.0, 0.4, 0.41, 3.0]]), torch.tensor([[1, 0, 0, 0]])  # p = 0.5987 and 0.6011
+    before, after = splc(x, t, epoch=1, start_epoch=2), splc(x, t, epoch=2, start_epoch=2)
+    torch.testing.assert_close(before[:, 1:], focal(x, t)[:, 1:])
+    torch.testing.assert_close(after[:, 2:], focal(x, torch.ones_like(t))[:, 2:])
+    torch.testing.assert_close(after[:, :2], before[:, :2])
+    torch.testing.assert_close(after[:, :1], focal(x - 1, t)[:, :1])
+    assert torch.equal(splc(x, t, start_epoch=2), after)  # without an epoch it corrects
+    torch.testing.assert_close(splc(x, t, tau=1.0, margin=0.0), focal(x, t))
 
 
-def test_right_where_peers_are_not():
-    from timm.loss import AsymmetricLossMultiLabel
-    from torchvision.ops import sigmoid_focal_loss
-
-    x, one, zero = torch.tensor([[-30.0]]), torch.ones(1, 1), torch.zeros(1, 1)
-    # A positive whose probability timm clamps: no gradient there, full gradient here.
-    assert abs(slopes(AsymmetricLossMultiLabel(), x, one)[1].item()) < 1e-10
-    assert slopes(asymmetric, x, one)[1].item() == pytest.approx(-1.0)
-    plain = {"gamma_neg": 0.0, "gamma_pos": 0.0, "clip": 0.0}
-    assert slopes(AsymmetricLossMultiLabel(**plain), -4 * x, zero)[1].item() == 0.0
-    assert slopes(partial(asymmetric, **plain), -4 * x, zero)[1].item() == 1.0
-    # A right answer at a gamma below 1.
-    reference = partial(sigmoid_focal_loss, gamma=0.5)
-    assert slopes(reference, -x, one)[1].isnan().all()
-    assert slopes(partial(focal, gamma=0.5), -x, one)[1].item() == pytest.approx(0.0, abs=1e-5)
-    # A small loss: torch subtracts numbers near 9.
-    small, exact = torch.tensor([[-9.2416]]), np.log1p(np.exp(-9.2416))
-    assert abs(F.binary_cross_entropy_with_logits(small, zero).item() / exact - 1) > 1e-3
-    assert binary_cross_entropy(small, zero).item() == pytest.approx(exact, rel=1e-6)
+def test_errors_of_the_probability_by_hand():
+    x = torch.full((1, 3), float(np.log(3.0)))  # p = 0.75
+    t = torch.tensor([[1.0, 0.0, 0.5]])
+    torch.testing.assert_close(squared_error(x, t), torch.tensor([[0.0625, 0.5625, 0.0625]]))
+    torch.testing.assert_close(absolute_error(x, t), torch.tensor([[0.25, 0.75, 0.25]]))
+    # A right answer's error keeps its digits, where 1 - p has none in float32.
+    assert absolute_error(torch.tensor([[30.0]]), torch.ones(1, 1)).item() == pytest.approx(np.exp(-30.0), rel=1e-5)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
-@pytest.mark.parametrize("weight", [None, torch.tensor([0.5, 1.0, 2.0])])
-def test_cross_entropy_agrees_with_torch(smoothing, weight):
-    x, _ = batch(rows=50)
-    classes = torch.arange(50) % 3
-    wanted = F.cross_entropy(x, classes, weight=weight, label_smoothing=smoothing, reduction="none")
-    for targets in (classes, classes.int(), F.one_hot(classes, 3).to(torch.uint8)):
-        mine = cross_entropy(x, targets, weight=weight, smoothing=smoothing)
-        torch.testing.assert_close(mine, wanted, rtol=1e-5, atol=1e-6)
-    soft = torch.rand(50, 3)
-    torch.testing.assert_close(cross_entropy(x, soft), F.cross_entropy(x, soft, reduction="none"))
+def test_distribution_balanced_by_hand():
+    x, t = torch.zeros(3, 2, dtype=torch.float64), torch.tensor([[1, 1], [1, 0], [0, 0]])
+    plain = partial(distribution_balanced, counts=[500, 5], num_samples=1000, kappa=0.0, lamb=2.0)
+    share = np.array([[0.002 / 0.202, 0.2 / 0.202], [1.0, 100.0], [np.inf, np.inf]])
+    weight = 0.1 + 1 / (1 + np.exp(-10 * (share - 0.2)))
+    wanted = weight * np.log(2) * np.array([[1, 1], [1, 0.5], [0.5, 0.5]])
+    np.testing.assert_allclose(plain(x, t).numpy(), wanted, rtol=1e-12)
+    shifted = distribution_balanced(x, t, counts=[500, 5], num_samples=1000, kappa=1.0, lamb=1.0)
+    np.testing.assert_allclose(shifted[2, 1].item(), 1.1 * np.log1p(5 / 995), rtol=1e-12)
+    # The prior of a label that is known for some samples only is that of the known.
+    known = distribution_balanced(x, t, counts=[500, 5], num_samples=[1000, 10], kappa=1.0, lamb=1.0)
+    np.testing.assert_allclose(known[2, 1].item(), 1.1 * np.log(2), rtol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_cross_entropy_is_finite_at_any_logit(dtype):
-    x = torch.tensor([[6e4, -6e4, 0.0], [0.0, 0.0, 0.0]], dtype=dtype)
-    for classes in ([0, 0], [1, 1], [2, 2]):
-        values, slope = slopes(partial(cross_entropy, smoothing=0.1), x, torch.tensor(classes))
-        assert values.dtype == torch.float32
-        assert torch.isfinite(values).all()
-        assert torch.isfinite(slope).all()
-        assert (slope.gather(1, torch.tensor(classes)[:, None]) <= 0.07).all()
+def classes_grid(dtype):
+    """Return rows of three logits, with each grid value in each column, and the same with a tie."""
+    values = torch.tensor(GRID, dtype=torch.float64)
+    rows = [torch.stack(row, dim=1) for row in ((values, 0 * values, -values), (values, values, 0 * values))]
+    return torch.cat([*rows, rows[0].roll(1, dims=1), rows[0].flip(1)]).to(dtype)
 
 
-def test_cross_entropy_gradcheck():
+@every_over_classes
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_over_classes_finite_and_exact_at_any_logit(fn, dtype):
+    x = classes_grid(dtype)
+    soft = torch.tensor([0.5, 0.25, 0.25]).expand(x.shape)
+    for targets in (*(torch.full((len(x),), k) for k in range(3)), soft, torch.zeros(x.shape)):
+        values, slope = slopes(fn, x, targets)
+        exact_values, exact = slopes(fn, x.double(), targets)
+        assert values.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        assert slope.dtype == dtype
+        assert (values >= 0).all()
+        torch.testing.assert_close(values.double(), exact_values, rtol=2e-6, atol=4e-6)
+        torch.testing.assert_close(slope.double(), exact, rtol=4e-6 + ROUNDING[dtype], atol=4e-6)
+        if targets.ndim == 1 and not option(fn, "smoothing"):
+            right = slope.gather(1, targets[:, None])
+            assert (right <= 0).all()
+            if not option(fn, "gamma"):  # focal: where a class is nearly certain, what is said of the rest may rise
+                assert (slope.scatter(1, targets[:, None], 0.0) >= 0).all()
+
+
+@every_over_classes
+def test_over_classes_gradcheck(fn):
+    if option(fn, "q"):
+        fn = partial(fn, q=0.0)  # the weight that q gives is no part of the gradient
     x, _ = batch(dtype=torch.float64)
-    classes = torch.arange(7) % 3
-    assert torch.autograd.gradcheck(lambda x: cross_entropy(x, classes, smoothing=0.2), x.requires_grad_())
+    for t in (torch.arange(7) % 3, torch.rand(7, 3, dtype=torch.float64)):
+        assert torch.autograd.gradcheck(lambda x, t=t: fn(x, t), x.requires_grad_())
+
+
+@every_over_classes
+def test_over_classes_are_means_over_the_target(fn):
+    x, _ = batch(dtype=torch.float64)
+    soft, classes = torch.rand(7, 3, dtype=torch.float64), torch.arange(7) % 3
+    if option(fn, "smoothing"):
+        fn = partial(fn, smoothing=0.0)
+    each = torch.stack([fn(x, torch.full((7,), k)) for k in range(3)], dim=1)
+    weight = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    torch.testing.assert_close(fn(x, soft, weight=weight), (soft * weight * each).sum(dim=1))
+    torch.testing.assert_close(fn(x, classes, weight=weight), weight[classes] * each[torch.arange(7), classes])
+    torch.testing.assert_close(fn(x, F.one_hot(classes, 3)), fn(x, classes))
+    assert (fn(x, torch.zeros(7, 3)) == 0).all()
+
+
+@every_over_classes
+def test_permuting_classes_changes_nothing(fn):
+    x, _ = batch(dtype=torch.float64)
+    order = torch.tensor([2, 0, 1])
+    t = F.one_hot(torch.arange(7) % 3, 3)
+    torch.testing.assert_close(for_columns(fn, order)(x[:, order], t[:, order]), fn(x, t))
+
+
+def test_focal_cross_entropy_and_seesaw_without_their_options_are_the_cross_entropy():
+    x = classes_grid(torch.float64)
+    for targets in (torch.arange(len(x)) % 3, torch.tensor([0.5, 0.25, 0.25]).expand(x.shape)):
+        wanted = slopes(cross_entropy, x, targets)
+        torch.testing.assert_close(slopes(partial(focal_cross_entropy, gamma=0.0), x, targets), wanted)
+        torch.testing.assert_close(slopes(partial(seesaw, counts=COUNTS, p=0.0, q=0.0), x, targets), wanted)
+        torch.testing.assert_close(slopes(partial(seesaw, counts=[5, 5, 5], q=0.0), x, targets), wanted)
+
+
+def test_focal_cross_entropy_of_two_classes_is_focal():
+    x = torch.tensor(GRID, dtype=torch.float64)[None]
+    both = torch.stack([torch.zeros_like(x[0]), x[0]], dim=1)
+    for gamma in (0.5, 2.0):
+        found = focal_cross_entropy(both, torch.ones(len(GRID), dtype=torch.int64), gamma=gamma)
+        torch.testing.assert_close(found, focal(x, torch.ones_like(x), gamma=gamma)[0])
+
+
+def test_seesaw_by_hand():
+    x = torch.zeros(2, 2, dtype=torch.float64)
+    # Of the frequent class the rare one is spared by 0.01^0.8; the rare one pays in full.
+    wanted = np.log([1 + 0.01**0.8, 2.0])
+    np.testing.assert_allclose(seesaw(x, torch.tensor([0, 1]), counts=[1000, 10]).numpy(), wanted, rtol=1e-6)
+    # Taken for class 1 at odds of 4, a sample of class 0 gives it back 4^2.
+    x = torch.tensor([[0.0, np.log(4.0)]], dtype=torch.float64)
+    wanted = np.log1p(0.01**0.8 * 16 * 4)
+    np.testing.assert_allclose(seesaw(x, torch.tensor([0]), counts=[1000, 10]).item(), wanted, rtol=1e-6)
 
 
 @every
@@ -305,6 +352,12 @@ def test_float32_under_autocast(fn):
         (partial(asymmetric, gamma_neg=-1.0), "gamma_neg"),
         (partial(asymmetric, gamma_pos=-1.0), "gamma_pos"),
         (partial(asymmetric, clip=1.0), "clip must be at least 0 and below 1; got 1.0"),
+        (partial(poly1, epsilon=-1.5), "epsilon must be a finite number, at least -1; got -1.5"),
+        (partial(hill, lamb=0.5), "lamb must be a finite number, at least 1"),
+        (partial(hill, gamma=-1.0), "gamma must be"),
+        (partial(hill, margin=float("inf")), "the size of margin must be"),
+        (partial(splc, tau=0.0), "tau must be above 0 and at most 1; got 0.0"),
+        (partial(splc, gamma=-1.0), "gamma must be"),
     ],
 )
 def test_options_out_of_range_are_refused(fn, message):
@@ -315,9 +368,32 @@ def test_options_out_of_range_are_refused(fn, message):
         Loss(fn)
 
 
+@pytest.mark.parametrize(
+    ("fn", "message"),
+    [
+        (
+            partial(distribution_balanced, counts=[1, 2], num_samples=9),
+            r"counts must be of shape \(3,\), .* got \(2,\)",
+        ),
+        (partial(distribution_balanced, counts=[1, 2, -3], num_samples=9), "counts must be finite and at least 0"),
+        (partial(distribution_balanced, counts=COUNTS, num_samples=50, lamb=0.0), "lamb must be a finite number above"),
+        (partial(distribution_balanced, counts=COUNTS, num_samples=50, beta=-1.0), "beta must be"),
+        (partial(focal_cross_entropy, gamma=-1.0), "gamma must be"),
+        (partial(focal_cross_entropy, smoothing=2.0), "smoothing must be between"),
+        (partial(seesaw, counts=[1, 2]), r"counts must be of shape \(3,\)"),
+        (partial(seesaw, counts=COUNTS, p=-1.0), "p must be"),
+        (partial(seesaw, counts=COUNTS, floor=2.0), "floor must be between"),
+    ],
+)
+def test_what_does_not_fit_the_data_is_refused(fn, message):
+    x, t = batch()
+    with pytest.raises(ValueError, match=message):
+        fn(x, t)
+
+
 def test_shapes_and_types_are_checked():
     x, t = batch()
-    for fn in TERMS:
+    for fn in (*TERMS, squared_error, absolute_error):
         with pytest.raises(ValueError, match=r"the shape of the logits, \(7, 3\); got \(7, 2\)"):
             fn(x, t[:, :2])
         with pytest.raises(TypeError, match=r"floating-point torch tensor; got torch\.int64"):

@@ -24,11 +24,17 @@ from torch.autograd.function import once_differentiable
 from mlabel.losses.functional import (
     asymmetric,
     binary_cross_entropy,
+    check_at_least,
     check_clip,
     check_gamma,
+    check_hill,
     focal,
     focal_factors,
+    hill,
+    poly1,
     promote,
+    splc,
+    splc_limit,
 )
 
 HIDDEN = 1e4
@@ -306,9 +312,60 @@ def _asymmetric_kernel(*, gamma_neg: float = 4.0, gamma_pos: float = 1.0, clip: 
     return Kernel(positive, partial(_shifted, gamma=float(gamma_neg), clip=float(clip)))
 
 
+def _poly1(x: Tensor, *, epsilon: float) -> ValueAndSlope:
+    """Return -log(1 - p) + epsilon p and its slope p (1 + epsilon (1 - p))."""
+    rest = torch.sigmoid(-x)
+    value, p = _soft_plus(x)
+    return value.add_(p, alpha=epsilon), rest.mul_(epsilon).add_(1.0).mul_(p)
+
+
+def _hill(x: Tensor, *, lamb: float) -> ValueAndSlope:
+    """Return (lambda - p) p^2 and its slope p^2 (1 - p) (2 lambda - 3 p)."""
+    rest = torch.sigmoid(-x)
+    p = x.sigmoid_()
+    square = p * p
+    value = square * (lamb - p)
+    return value, p.mul_(-3.0).add_(2.0 * lamb).mul_(rest).mul_(square)
+
+
+def _corrected(x: Tensor, *, gamma: float, limit: float) -> ValueAndSlope:
+    """Return value and slope of a negative of `splc`: above the logit `limit` those of a positive."""
+    sign = torch.where(x > limit, -1.0, 1.0).to(x.dtype)
+    value, slope = _down_weighted(x.mul_(sign), gamma=gamma)
+    return value, slope.mul_(sign)
+
+
+def _with_margin(x: Tensor, *, gamma: float, margin: float) -> ValueAndSlope:
+    """Return value and slope of a positive's focal loss at x - margin."""
+    return _mirrored(x.sub_(margin), negative=partial(_down_weighted, gamma=gamma))
+
+
+def _poly1_kernel(*, epsilon: float = 1.0) -> Kernel:
+    check_at_least(epsilon, -1.0, "epsilon")
+    negative = partial(_poly1, epsilon=float(epsilon))
+    return Kernel(partial(_mirrored, negative=negative), negative)
+
+
+def _hill_kernel(*, lamb: float = 1.5, margin: float = 1.0, gamma: float = 2.0) -> Kernel:
+    check_hill(lamb, margin, gamma)
+    positive = partial(_with_margin, gamma=float(gamma), margin=float(margin))
+    return Kernel(positive, partial(_hill, lamb=float(lamb)))
+
+
+def _splc_kernel(
+    *, tau: float = 0.6, start_epoch: int = 1, margin: float = 1.0, gamma: float = 2.0, epoch: int | None = None
+) -> Kernel:
+    limit = splc_limit(tau, start_epoch, margin, gamma, epoch)
+    positive = partial(_with_margin, gamma=float(gamma), margin=float(margin))
+    return Kernel(positive, partial(_corrected, gamma=float(gamma), limit=limit))
+
+
 # The kernel of each elementwise function, from that function's options.
 KERNELS: dict[Callable[..., Tensor], Callable[..., Kernel]] = {
     binary_cross_entropy: _binary_cross_entropy_kernel,
     focal: _focal_kernel,
     asymmetric: _asymmetric_kernel,
+    poly1: _poly1_kernel,
+    hill: _hill_kernel,
+    splc: _splc_kernel,
 }

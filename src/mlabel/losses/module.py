@@ -82,14 +82,16 @@ class Loss(nn.Module):
         make_kernel = _kernel_of(self.formula)
         self.kernel = None if make_kernel is None else make_kernel(**self.options)
         if pos_weight is not None and self.over_classes:
-            raise ValueError("cross_entropy has no positive term to weigh; give the classes' weights as weight=")
+            raise ValueError(
+                f"{_name(self.formula)} has no positive term to weigh; give the classes' weights as weight="
+            )
         self.register_buffer("weight", _as_weight(weight, "weight"))
         self.register_buffer("pos_weight", _as_weight(pos_weight, "pos_weight"))
 
     @property
     def over_classes(self) -> bool:
         """True where the loss is one of exclusive classes, a value a row."""
-        return self.formula is functional.cross_entropy
+        return isinstance(self.formula, FunctionType) and self.formula in functional.OVER_CLASSES
 
     def forward(self, logits: Tensor, targets: Any, mask: Any = None) -> Tensor:
         """Return the loss: a scalar, or with reduction "none" (N, L); (N,) for `cross_entropy`.
@@ -132,7 +134,7 @@ class Loss(nn.Module):
     def extra_repr(self) -> str:
         """Return what `print` shows."""
         options = ", ".join(f"{name}={value}" for name, value in self.options.items())
-        return f"{getattr(self.formula, '__name__', self.formula)}({options}), reduction={self.reduction!r}"
+        return f"{_name(self.formula)}({options}), reduction={self.reduction!r}"
 
     def _known(self, targets: Any, mask: Any, device: torch.device) -> Tensor | None:
         """Return the known entries (N, L), for `cross_entropy` the known rows (N,); None where all are."""
@@ -288,9 +290,13 @@ def _unwrap(fn: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], dict[str,
     return fn, {}
 
 
+def _name(formula: Callable[..., Tensor]) -> str:
+    return getattr(formula, "__name__", repr(formula))
+
+
 def _is_own(fn: Any) -> bool:
     formula = _unwrap(fn)[0]
-    return formula is functional.cross_entropy or _kernel_of(formula) is not None
+    return isinstance(formula, FunctionType) and formula in functional.ELEMENTWISE | functional.OVER_CLASSES
 
 
 def _kernel_of(formula: Any) -> Callable[..., Kernel] | None:
@@ -322,7 +328,9 @@ def _group_loss(loss: Any, group: Group) -> nn.Module:
         raise ValueError(f"the loss of group {group.name!r} must be reduced; its reduction is 'none'")
     if loss.over_classes != group.exclusive:
         wanted = (
-            "exclusive: use cross_entropy" if group.exclusive else "any-of: use an elementwise loss, not cross_entropy"
+            "exclusive: use cross_entropy, focal_cross_entropy or seesaw"
+            if group.exclusive
+            else f"any-of: use an elementwise loss, not {_name(loss.formula)}"
         )
         raise ValueError(f"group {group.name!r} is {wanted}, or a callable of your own outside Loss")
     return loss
