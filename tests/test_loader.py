@@ -338,7 +338,7 @@ def test_too_many_bad_images_stop_the_loader(folder, tmp_path):
     table = damage(folder, tmp_path, [3, 8])
     options = {"batch_size": 4, "image_size": 8, "on_bad": "skip"}
     assert len(list(Loader(table, max_bad=2 / 23, **options))) == 6
-    with pytest.raises(ImageError, match=r"2 of 23 images cannot be read, more than max_bad \(5.00%\); the last is"):
+    with pytest.raises(ImageError, match=r"2 of 23 images cannot be read, more than max_bad \(5.00%\); the last: "):
         list(Loader(table, max_bad=0.05, **options))
     with pytest.raises(ImageError, match="1 of 23 images"):
         list(Loader(table, **options))

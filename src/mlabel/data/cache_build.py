@@ -31,7 +31,16 @@ from mlabel.data.cache import (
     shape_of,
     source_digest,
 )
-from mlabel.data.images import MAX_PIXELS, WHITE, ImageError, check_options, open_image, read_image, stat_image
+from mlabel.data.images import (
+    MAX_PIXELS,
+    WHITE,
+    ImageError,
+    check_options,
+    open_image,
+    read_image,
+    stat_image,
+    too_many_bad,
+)
 from mlabel.data.table import ImageTable
 from mlabel.data.transforms import Transform, augmentation
 
@@ -247,11 +256,9 @@ def _refuse_bad(each: Decoded, bad: int, table: ImageTable, max_bad: float | Non
     reason, message = each.fault
     if max_bad is None:
         raise ImageError(f"sample {str(table.ids[each.row])!r}: {message}", reason)
-    if bad > max_bad * len(table):
-        raise ImageError(
-            f"{bad} of {len(table)} images cannot be read, more than max_bad ({max_bad:.2%}); the last: {message}",
-            "too_many",
-        )
+    error = too_many_bad(bad, len(table), max_bad=max_bad, last=message)
+    if error is not None:
+        raise error
 
 
 def _note(decoded: Sequence[Decoded], folder: Path, records: np.memmap, table: ImageTable) -> None:

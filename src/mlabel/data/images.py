@@ -90,6 +90,22 @@ class MissingImageError(ImageError, FileNotFoundError):
         super().__init__(message, reason)
 
 
+def too_many_bad(count: int, total: int, *, max_bad: float, last: str) -> ImageError | None:
+    """Return the error to raise where `count` of `total` images could not be read, or None while that is allowed.
+
+    Args:
+        count: Bad images so far.
+        total: All images.
+        max_bad: The share that may be bad.
+        last: What was wrong with the last one.
+    """
+    if count <= max_bad * total:
+        return None
+    return ImageError(
+        f"{count} of {total} images cannot be read, more than max_bad ({max_bad:.2%}); the last: {last}", "too_many"
+    )
+
+
 def read_image(
     source: Source,
     *,

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mlabel._checks import check_between, check_positive, resolve
 from mlabel.data.dataset import ImageDataset, Key
-from mlabel.data.images import MAX_PIXELS, WHITE, ImageError
+from mlabel.data.images import MAX_PIXELS, WHITE, ImageError, too_many_bad
 from mlabel.data.sampling import (
     REPEAT_THRESHOLD,
     Sampler,
@@ -334,14 +334,11 @@ class Loader:
                 self.close()
                 raise error
             self._skip_row(row, str(error), own=True)
-        count = sum(self._bad_rows.values())
-        if count > self.max_bad * len(self.table):
+        count, last = sum(self._bad_rows.values()), self.bad[-1].reason if self.bad else ""
+        too_many = too_many_bad(count, len(self.table), max_bad=self.max_bad, last=last)
+        if too_many is not None:
             self.close()
-            raise ImageError(
-                f"{count} of {len(self.table)} images cannot be read, more than max_bad ({self.max_bad:.2%}); "
-                f"the last is {self.bad[-1].reason}",
-                "too_many",
-            )
+            raise too_many
 
     def _skip_row(self, row: int, reason: str, *, own: bool) -> None:
         if row not in self._bad_rows:

@@ -25,7 +25,7 @@ from mlabel._checks import DataError, check_between, check_positive, resolve
 from mlabel._files import digest, sync_folder, to_json, write_atomically
 from mlabel.data._shard_index import LABELS, MANIFEST, MANIFEST_FORMAT, ShardIndex, index_path, read_manifest
 from mlabel.data._tar import BLOCK, END, MAX_NAME, header, padded
-from mlabel.data.images import MAX_MEMBER_BYTES, ImageError, image_format, open_image, stat_image
+from mlabel.data.images import MAX_MEMBER_BYTES, ImageError, image_format, open_image, stat_image, too_many_bad
 from mlabel.data.shard_checks import size_problem
 from mlabel.data.table import ImageTable
 
@@ -150,12 +150,9 @@ class _Budget:
         if self.max_bad is None:
             raise ImageError(f"sample {name!r}: {error}", error.reason) from error
         self.skipped.append((name, str(error)))
-        if len(self.skipped) > self.max_bad * self.num_images:
-            raise ImageError(
-                f"{len(self.skipped)} of {self.num_images} images cannot be read, more than max_bad "
-                f"({self.max_bad:.2%}); the last: {error}",
-                "too_many",
-            )
+        stop = too_many_bad(len(self.skipped), self.num_images, max_bad=self.max_bad, last=str(error))
+        if stop is not None:
+            raise stop
 
 
 class _Samples:
