@@ -28,7 +28,8 @@ from mlabel.losses import (
     squared_error,
 )
 from mlabel.losses.functional import TERMS
-from mlabel.losses.fused import FEW, KERNELS
+from mlabel.losses.fused import FEW
+from mlabel.losses.kernels import KERNELS
 
 LOGITS = [0.0, 1e-3, 0.1, 1.0, 2.94, 2.95, 5.0, 17.0, 20.0, 40.0, 88.0, 104.0, 120.0, 1e3, 6e4]
 GRID = sorted({sign * x for x in LOGITS for sign in (-1.0, 1.0)})

@@ -31,7 +31,8 @@ from mlabel.losses.batch import (
     total,
 )
 from mlabel.losses.foreign import ForeignLoss
-from mlabel.losses.fused import KERNELS, Entries, Kernel, weighted_sum
+from mlabel.losses.fused import Entries, weighted_sum
+from mlabel.losses.kernels import KERNELS, Kernel
 
 REDUCTIONS = {"mean": "known entries", "batchmean": "rows", "sum": "nothing", "none": "not reduced"}
 
