@@ -227,3 +227,13 @@ def test_messages(arguments, error, message):
 def test_an_empty_table_is_refused():
     with pytest.raises(ValueError, match="would be empty"):
         stratified_split(np.zeros((0, 3)), (0.5, 0.5))
+
+
+def test_groups_of_several_sizes_are_exchanged_where_equal_ones_do_not_do():
+    """One label is in the groups of 4 and 2 images, the other in one of 1 and one of 3: there is a single way."""
+    ids = np.repeat(np.arange(6), [1, 4, 1, 3, 3, 2])
+    targets = np.stack([np.isin(ids, [1, 5]), np.isin(ids, [0, 3])], axis=1)
+    for seed in range(5):
+        parts = stratified_split(targets, (0.5, 0.5), seed=seed, groups=ids)
+        assert np.bincount(parts).tolist() == [7, 7]
+        assert (counts_in(targets, parts, 2) > 0).all()

@@ -39,7 +39,7 @@ def stratified_split(
         fractions: The share of each part, k positive numbers with sum 1.
         seed: Chooses among equally good splits.
         groups: Ids (N,) of any type that sorts. Samples with equal ids stay in one part; sizes are then as near
-            to the exact ones as greedy exchange finds, and swaps happen between groups of equal size. None: every
+            to the exact ones as greedy exchange finds, and most swaps are between groups of equal size. None: every
             sample is free.
         unknown: SciPy sparse bool (N, L), True = unknown; such entries count neither as present nor as absent.
 
