@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +22,6 @@ import torch
 from mlabel._checks import DataError, resolve
 from mlabel._files import read_json
 from mlabel.data.images import ImageError, open_image, stat_image
-
-if TYPE_CHECKING:
-    from mlabel.data.table import ImageTable
 
 FORMAT = "mlabel.cache/1"
 PIXELS, RECORDS, IDS, BAD, HEADER = "pixels.u8", "records.bin", "ids.json", "bad.jsonl", "cache.json"
@@ -121,24 +118,29 @@ class ImageCache:
         return torch.from_numpy(np.take(self._pixels.numpy(), self.rows[rows], axis=0)).permute(0, 3, 1, 2)
 
 
-def open_cache(folder: str | Path, table: ImageTable, *, check: str = "source") -> ImageCache:
-    """Return the cached images of `table`, in its order; what `ImageTable.cached` puts into it.
+def open_cache(folder: str | Path, ids: np.ndarray, paths: np.ndarray, *, check: str = "source") -> ImageCache:
+    """Return the cached images with these ids (N,), in their order; what `ImageTable.cached` puts into a table.
+
+    Args:
+        folder: Of the cache.
+        ids: Of the images.
+        paths: Of their files (N,).
+        check: See `ImageTable.cached`.
 
     Raises:
         FileNotFoundError, DataError: see `ImageCache.open`.
-        ValueError: the cache lacks an image of the table.
+        ValueError: the cache lacks one of the images.
         DataError: an image file changed since it was decoded, or is gone.
     """
     checked = resolve(check, _CHECKS, "check")
     cache = ImageCache.open(folder)
-    cache = cache[_find_rows(cache.folder, table.ids)]
+    cache = cache[_find_rows(cache.folder, ids)]
     if checked:
-        records = open_records(cache.folder)[cache.rows]
-        changed = find_changed(records, table.paths)
+        changed = find_changed(open_records(cache.folder)[cache.rows], paths)
         if len(changed):
             raise DataError(
                 f"{folder}: {len(changed):,} image files changed since they were decoded, or are gone, the first of "
-                f"them {table.paths[changed[0]]}; build the cache again, which decodes just these anew"
+                f"them {paths[changed[0]]}; build the cache again, which decodes just these anew"
             )
     return cache
 

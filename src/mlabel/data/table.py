@@ -13,17 +13,15 @@ from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from mlabel._checks import as_csr, as_unknown, suggest
+from mlabel.data.cache import ImageCache, open_cache
 from mlabel.data.split import stratified_split
 from mlabel.labels import Group, LabelSpace
-
-if TYPE_CHECKING:
-    from mlabel.data.cache import ImageCache
 
 PARTS = ("train", "val", "test")
 _TEXT: Any = np.dtypes.StringDType()
@@ -252,9 +250,7 @@ class ImageTable:
             DataError: it is not finished or damaged, or an image file changed.
             ValueError: it lacks an image of the table.
         """
-        from mlabel.data.cache import open_cache
-
-        return self._derive(cache=open_cache(folder, self, check=check))
+        return self._derive(cache=open_cache(folder, self.ids, self.paths, check=check))
 
     def summary(self) -> str:
         """Return some lines of text: how many images and labels, positives a label, unknowns, parts, notes."""
