@@ -15,10 +15,13 @@ from mlabel.losses import (
     focal,
     focal_cross_entropy,
     hill,
+    multilabel_soft_margin,
     poly1,
     seesaw,
     splc,
     squared_error,
+    two_way,
+    zlpr,
 )
 
 # Of three columns.
@@ -46,6 +49,17 @@ ELEMENTWISE = [
     ),
     partial(distribution_balanced, counts=[0, 50, 3], num_samples=[50, 50, 3], kappa=1.0, alpha=0.0, beta=0.0),
 ]
+
+PER_SAMPLE = [
+    two_way,
+    *(
+        partial(two_way, temperature_pos=hot, temperature_neg=cold, dim=dim)
+        for hot, cold, dim in ((4, 1, 1), (0.5, 3, 0))
+    ),
+    zlpr,
+    multilabel_soft_margin,
+]
+ANY_OF = ELEMENTWISE + PER_SAMPLE
 
 # Of three classes.
 OVER_CLASSES = [

@@ -106,7 +106,7 @@ def test_a_model_passes_it_on():
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_the_loss_of_shifted_logits(name):
     x, targets, unknown = data()
-    inner = create(name, space=SPACE)
+    inner = create(name, space=SPACE, targets=targets, unknown=unknown)
     offset = np.linspace(-2, 1, 5).astype(np.float32)
     loss = LogitAdjusted(inner, offset)
     x.requires_grad_()

@@ -1,13 +1,26 @@
 """`create`: the table of names, groups, weights and options."""
 
+import inspect
+from functools import partial
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-import torch.nn.functional as F
 
+from mlabel import losses
 from mlabel.labels import Group, LabelSpace
-from mlabel.losses import NAMES, Loss, PerGroup, asymmetric, binary_cross_entropy, create, focal, options_of
+from mlabel.losses import (
+    EXCLUSIVE_NAMES,
+    NAMES,
+    Loss,
+    PerGroup,
+    asymmetric,
+    binary_cross_entropy,
+    create,
+    functional,
+    options_of,
+)
 from mlabel.weights import SCHEMES, class_weights, count_labels
 
 TAGS = Group("tags", ["cat", "dog", "bird"])
@@ -27,26 +40,39 @@ def data(space, rows=40, seed=0):
     return torch.from_numpy(rng.normal(size=targets.shape)), targets, unknown
 
 
+def settings_of(fn, targets, unknown, span):
+    """Return the counts that a function takes, of some columns."""
+    counts, known = count_labels(targets, unknown)
+    given = {"counts": counts[span], "num_samples": known[span]}
+    return {name: value for name, value in given.items() if name in inspect.signature(fn).parameters}
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    ("space", "weighting"),
+    ("space", "weighting", "exclusive_loss"),
     [
-        (space, weighting)
+        (space, weighting, None)
         for space in (ANY_OF, MIXED, EXCLUSIVE)
         for weighting in (None, *SCHEMES)
         if (space, weighting) != (EXCLUSIVE, "neg_pos")  # refused, see test_messages
-    ],
+    ]
+    + [(MIXED, weighting, name) for weighting in (None, "effective_number") for name in EXCLUSIVE_NAMES],
     ids=str,
 )
 @pytest.mark.parametrize("reduction", ["mean", "batchmean", "sum"])
-def test_every_name_serves_every_space(name, space, weighting, reduction):
+def test_every_name_serves_every_space(name, space, weighting, exclusive_loss, reduction):
     x, targets, unknown = data(space)
     loss = create(
-        name, space=space, targets=targets, unknown=unknown, weighting=weighting, reduction=reduction, cap=50.0
+        name,
+        space=space,
+        targets=targets,
+        unknown=unknown,
+        weighting=weighting,
+        reduction=reduction,
+        cap=50.0,
+        exclusive_loss=exclusive_loss,
     )
     assert isinstance(loss, Loss if space is ANY_OF else PerGroup)
-    assert torch.isfinite(loss(x, targets, unknown))
-    fn = {"asymmetric": asymmetric, "focal": focal}.get(name, binary_cross_entropy)
     weights = torch.ones(space.num_labels)
     if weighting:
         counts, known = count_labels(targets, unknown)
@@ -54,15 +80,33 @@ def test_every_name_serves_every_space(name, space, weighting, reduction):
     t = torch.from_numpy(targets.toarray()).double()
     wanted = torch.zeros((), dtype=torch.float64)
     if space is not EXCLUSIVE:
-        entries = fn(x[:, :3], t[:, :3]) * (1 + t[:, :3] * (weights[:3] - 1))
-        wanted += entries.sum() / {"mean": entries.numel(), "batchmean": len(x), "sum": 1}[reduction]
+        fn = binary_cross_entropy if name == "cross_entropy" else getattr(losses, name)
+        fn = partial(fn, **settings_of(fn, targets, unknown, slice(0, 3)))
+        wanted += Loss(fn, pos_weight=weights[:3], reduction=reduction)(x[:, :3], t[:, :3])
     if space is not ANY_OF:
-        x, t, weights = x[:, -3:], t[:, -3:], weights[-3:].double()
-        known = t.sum(dim=1) > 0
-        weight = None if weighting in (None, "neg_pos") else weights
-        rows = F.cross_entropy(x[known], t[known], weight=weight, reduction="none")
+        fn = getattr(losses, exclusive_loss or "cross_entropy")
+        fn = partial(fn, **settings_of(fn, targets, unknown, slice(-3, None)))
+        known = t[:, -3:].sum(dim=1) > 0
+        weight = None if weighting in (None, "neg_pos") else weights[-3:]
+        rows = fn(x[known, -3:], t[known, -3:], weight=weight)
         wanted += rows.sum() / {"mean": len(rows), "batchmean": len(x), "sum": 1}[reduction]
-    torch.testing.assert_close(loss(data(space)[0], targets, unknown), wanted)
+    torch.testing.assert_close(loss(x, targets, unknown), wanted)
+
+
+def test_the_tables_are_complete():
+    made = {fn.__name__ for fn in functional.ELEMENTWISE | functional.PER_SAMPLE}
+    assert set(NAMES) == made | {"cross_entropy"}
+    assert set(EXCLUSIVE_NAMES) == {fn.__name__ for fn in functional.OVER_CLASSES}
+    assert all(hasattr(losses, name) for name in (*NAMES, *EXCLUSIVE_NAMES))
+
+
+def test_a_loss_of_exclusive_groups_by_its_name():
+    x, targets, unknown = data(EXCLUSIVE)
+    for name in EXCLUSIVE_NAMES:
+        found = create(name, space=EXCLUSIVE, targets=targets)
+        named = create("focal", space=EXCLUSIVE, targets=targets, exclusive_loss=name)
+        assert found(x, targets, unknown) == named(x, targets, unknown)
+        assert found.losses[0].formula.__name__ == name
 
 
 def test_options_reach_their_function():
@@ -75,6 +119,27 @@ def test_options_reach_their_function():
     assert mixed.losses[1].options == {"smoothing": 0.3}
     assert options_of("focal") == {"gamma": 2.0, "alpha": None}
     assert options_of("cross_entropy") == {"smoothing": 0.0}
+    assert options_of("splc") == {"tau": 0.6, "start_epoch": 1, "margin": 1.0, "gamma": 2.0}
+    assert options_of("two_way") == {"temperature_pos": 4.0, "temperature_neg": 1.0}
+    assert options_of("seesaw") == {"p": 0.8, "q": 2.0, "floor": 0.01}
+    assert set(options_of("distribution_balanced")) == {"alpha", "beta", "mu", "lamb", "kappa", "gamma"}
+    both = create("focal", space=MIXED, exclusive_loss="focal_cross_entropy", options={"gamma": 1.5, "smoothing": 0.1})
+    assert both.losses[0].options == {"gamma": 1.5}
+    assert both.losses[1].options == {"gamma": 1.5, "smoothing": 0.1}
+
+
+def test_counts_are_of_what_is_known():
+    _, targets, _ = data(MIXED)
+    unknown = sp.csr_array(np.tile([True, False, False, False, False, False], (40, 1)))
+    loss = create("distribution_balanced", space=MIXED, targets=targets, unknown=unknown, exclusive_loss="seesaw")
+    counts, _ = count_labels(targets, unknown)
+    np.testing.assert_array_equal(loss.losses[0].options["counts"], counts[:3])
+    np.testing.assert_array_equal(loss.losses[0].options["num_samples"], [0, 40, 40])
+    np.testing.assert_array_equal(loss.losses[1].options["counts"], counts[3:])
+    assert repr(loss.losses[1]).startswith("Loss(seesaw(counts=[")
+    many = LabelSpace([Group("tags", [f"tag{number}" for number in range(500)])])
+    shown = repr(create("distribution_balanced", space=many, targets=sp.csr_array((9, 500), dtype=np.uint8)))
+    assert shown.startswith("Loss(distribution_balanced(counts=<500 values>, num_samples=<500 values>)")
 
 
 def test_weights_go_to_the_positive_term():
@@ -91,7 +156,27 @@ def test_weights_go_to_the_positive_term():
         ({"name": "fokal"}, "unknown loss 'fokal'; did you mean 'focal'"),
         ({"options": {"gama": 1}}, "unknown option of focal 'gama'; did you mean 'gamma'? Known: alpha, gamma"),
         ({"options": {"gamma": -1.0}}, "gamma must be"),
-        ({"weighting": "neg_pos"}, "give the training part's targets="),
+        ({"weighting": "neg_pos"}, "weighting='neg_pos' counts labels: give the training part's targets="),
+        ({"name": "distribution_balanced"}, "distribution_balanced counts labels: give the training part's targets="),
+        ({"name": "seesaw", "space": EXCLUSIVE}, "seesaw counts labels"),
+        (
+            {"name": "seesaw"},
+            "'seesaw' is a loss of exclusive groups, .* one of absolute_error, .*_loss='seesaw'",
+        ),
+        ({"exclusive_loss": "seesaw"}, "exclusive_loss='seesaw' is for exclusive groups, and the space has none"),
+        (
+            {"exclusive_loss": "seasaw", "space": MIXED},
+            "unknown exclusive loss 'seasaw'; did you mean 'seesaw'?",
+        ),
+        (
+            {"name": "seesaw", "exclusive_loss": "cross_entropy", "space": EXCLUSIVE},
+            "both 'seesaw' and exclusive_los",
+        ),
+        ({"options": {"smoothing": 0.1}}, "unknown option of focal 'smoothing'; Known: alpha, gamma"),
+        ({"options": {"gama": 1}, "space": MIXED}, "unknown option of focal and cross_entropy 'gama'; did you mean"),
+        ({"name": "splc", "options": {"epoch": 1}}, "unknown option of splc 'epoch'"),
+        ({"name": "distribution_balanced", "options": {"lamb": 0}, "targets": data(ANY_OF)[1]}, "lamb must be"),
+        ({"exclusive_loss": "focal_cross_entropy", "space": MIXED, "options": {"smoothing": 2}}, "smoothing must be"),
         ({"weighting": "rare", "targets": data(ANY_OF)[1]}, "unknown scheme 'rare'"),
         ({"weighting": "neg_pos", "targets": data(MIXED)[1]}, "targets have 6 columns, but the space has 3"),
         ({"weighting": "neg_pos", "targets": data(EXCLUSIVE)[1], "space": EXCLUSIVE}, "exclusive groups only"),

@@ -9,7 +9,18 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from losses_cases import COUNTS, ELEMENTWISE, OVER_CLASSES, batch, for_columns, function_of, name_of, option, slopes
+from losses_cases import (
+    COUNTS,
+    ELEMENTWISE,
+    OVER_CLASSES,
+    PER_SAMPLE,
+    batch,
+    for_columns,
+    function_of,
+    name_of,
+    option,
+    slopes,
+)
 
 from mlabel.losses import (
     Loss,
@@ -22,10 +33,13 @@ from mlabel.losses import (
     focal_cross_entropy,
     functional,
     hill,
+    multilabel_soft_margin,
     poly1,
     seesaw,
     splc,
     squared_error,
+    two_way,
+    zlpr,
 )
 from mlabel.losses.functional import TERMS
 from mlabel.losses.fused import FEW
@@ -39,6 +53,7 @@ ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10
 
 every = pytest.mark.parametrize("fn", ELEMENTWISE, ids=name_of)
 every_over_classes = pytest.mark.parametrize("fn", OVER_CLASSES, ids=name_of)
+every_per_sample = pytest.mark.parametrize("fn", PER_SAMPLE, ids=name_of)
 with_terms = pytest.mark.parametrize("fn", [fn for fn in ELEMENTWISE if function_of(fn) in TERMS], ids=name_of)
 
 
@@ -57,6 +72,7 @@ def fused(fn, logits, targets, mask=None):
 
 def test_every_function_is_tested():
     assert {function_of(fn) for fn in ELEMENTWISE} == functional.ELEMENTWISE
+    assert {function_of(fn) for fn in PER_SAMPLE} == functional.PER_SAMPLE
     assert {function_of(fn) for fn in OVER_CLASSES} == functional.OVER_CLASSES
     assert set(TERMS) == set(KERNELS)
 
@@ -333,6 +349,76 @@ def test_seesaw_by_hand():
     np.testing.assert_allclose(seesaw(x, torch.tensor([0]), counts=[1000, 10]).item(), wanted, rtol=1e-6)
 
 
+@every_per_sample
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_per_sample_finite_and_exact_at_any_logit(fn, dtype):
+    x = classes_grid(dtype)
+    for row in ([1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 1, 1], [0.5, 0.5, 0.5], [1, 0.5, 0]):
+        targets = torch.tensor(row, dtype=torch.float64).expand(x.shape)
+        values, slope = slopes(fn, x, targets)
+        exact_values, exact = slopes(fn, x.double(), targets)
+        assert values.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        assert slope.dtype == dtype
+        assert (values >= 0).all()
+        assert (slope[targets == 0] >= 0).all()
+        assert (slope[targets == 1] <= 0).all()
+        torch.testing.assert_close(values.double(), exact_values, rtol=2e-6, atol=4e-6)
+        torch.testing.assert_close(slope.double(), exact, rtol=4e-6 + ROUNDING[dtype], atol=4e-6)
+
+
+@every_per_sample
+def test_per_sample_gradcheck(fn):
+    x, hard = batch(dtype=torch.float64)
+    weights = {"weight": torch.tensor([0.5, 1.0, 2.0]), "pos_weight": torch.tensor([3.0, 1.0, 0.0])}
+    known = torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.7
+    known[0] = False
+    for t in (hard, torch.rand(x.shape, dtype=torch.float64)):
+        assert torch.autograd.gradcheck(lambda x, t=t: fn(x, t, mask=known, **weights), x.requires_grad_())
+        assert torch.autograd.gradcheck(lambda x, t=t: fn(x, t), x.requires_grad_())
+
+
+@every_per_sample
+def test_per_sample_keeps_small_losses(fn):
+    """At a loss of e^-30 float32 still has its digits: nothing near 1 was subtracted."""
+    x, t = torch.tensor([[30.0, -30.0, -34.0], [31.0, -33.0, -30.0]]), torch.tensor([[1, 0, 0], [1, 0, 0]])
+    t[:, 0] = torch.tensor([1, 0]) if option(fn, "dim") == 0 else 1
+    x[1] = -x[1] if option(fn, "dim") == 0 else x[1]
+    exact = fn(x.double(), t)
+    torch.testing.assert_close(fn(x, t).double(), exact, rtol=1e-5, atol=0)
+    assert (exact < 1e-12).any()
+
+
+def test_two_way_is_the_same_both_ways():
+    x, t = batch(rows=9, dtype=torch.float64)
+    known = torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.7
+    torch.testing.assert_close(two_way(x, t, mask=known, dim=0), two_way(x.T, t.T, mask=known.T))
+    # Only differences count.
+    torch.testing.assert_close(two_way(x + 7.0, t), two_way(x, t))
+    torch.testing.assert_close(two_way(x + torch.rand(3), t, dim=0), two_way(x + torch.rand(3), t, dim=0))
+
+
+def test_per_sample_by_hand():
+    x, t = torch.log(torch.tensor([[4.0, 2.0, 0.5, 3.0]])), torch.tensor([[1, 1, 0, 0]])
+    # ZLPR: log(1 + 0.5 + 3) + log(1 + 1/4 + 1/2)
+    torch.testing.assert_close(zlpr(x, t), torch.log(torch.tensor([4.5 * 1.75])))
+    # Two-way at temperatures of 1: log(1 + 3.5 (1/4 + 1/2))
+    found = two_way(x, t, temperature_pos=1.0, temperature_neg=1.0)
+    torch.testing.assert_close(found, torch.log(torch.tensor([1 + 3.5 * 0.75])))
+    # Without the third and with the last label counted twice.
+    mask, weight = torch.tensor([[True, True, False, True]]), torch.tensor([1.0, 1.0, 1.0, 2.0])
+    torch.testing.assert_close(zlpr(x, t, mask=mask, weight=weight), torch.log(torch.tensor([7 * 1.75])))
+    # Soft margin: log(1 + 1/4) + log(1 + 1/2) + 2 log(1 + 3), over three known labels.
+    wanted = torch.log(torch.tensor([1.25 * 1.5 * 16])) / 3
+    torch.testing.assert_close(multilabel_soft_margin(x, t, mask=mask, weight=weight), wanted)
+
+
+def test_zlpr_of_two_labels_is_two_cross_entropies():
+    """With one label of each kind no two of a kind compete."""
+    x = torch.tensor(GRID)
+    both, t = torch.stack([x, x.flip(0)], dim=1), torch.tensor([1, 0]).expand(len(GRID), 2)
+    torch.testing.assert_close(zlpr(both, t), binary_cross_entropy(both, t).sum(dim=1))
+
+
 @every
 def test_float32_under_autocast(fn):
     x, t = batch(dtype=torch.bfloat16)
@@ -384,6 +470,9 @@ def test_options_out_of_range_are_refused(fn, message):
         (partial(seesaw, counts=[1, 2]), r"counts must be of shape \(3,\)"),
         (partial(seesaw, counts=COUNTS, p=-1.0), "p must be"),
         (partial(seesaw, counts=COUNTS, floor=2.0), "floor must be between"),
+        (partial(two_way, temperature_pos=0.0), "temperature_pos must be"),
+        (partial(two_way, temperature_neg=-1.0), "temperature_neg must be"),
+        (partial(two_way, dim=2), "dim must be 1, over the labels of each row, or 0"),
     ],
 )
 def test_what_does_not_fit_the_data_is_refused(fn, message):
@@ -394,7 +483,7 @@ def test_what_does_not_fit_the_data_is_refused(fn, message):
 
 def test_shapes_and_types_are_checked():
     x, t = batch()
-    for fn in (*TERMS, squared_error, absolute_error):
+    for fn in (*TERMS, squared_error, absolute_error, *functional.PER_SAMPLE):
         with pytest.raises(ValueError, match=r"the shape of the logits, \(7, 3\); got \(7, 2\)"):
             fn(x, t[:, :2])
         with pytest.raises(TypeError, match=r"floating-point torch tensor; got torch\.int64"):

@@ -24,7 +24,11 @@ from mlabel.losses import (
     binary_cross_entropy,
     cross_entropy,
     focal,
+    focal_cross_entropy,
+    seesaw,
     total,
+    two_way,
+    zlpr,
 )
 
 SPACE = LabelSpace(
@@ -38,24 +42,8 @@ TAGS = LabelSpace([Group("tags", ["cat", "dog", "bird"])])
 RATING = LabelSpace([Group("rating", ["safe", "middle", "other"], exclusive=True)])
 
 
-def plain_elementwise(logits, targets):
-    """A function of the user's: it goes the way that knows no kernel."""
-    return asymmetric(logits, targets, gamma_neg=2.0)
-
-
 def per_element(logits, targets):
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-
-
-ELEMENTWISE = [
-    binary_cross_entropy,
-    partial(focal, gamma=1.5, alpha=0.3),
-    asymmetric,
-    partial(asymmetric, clip=0.0),
-    plain_elementwise,
-]
-every = pytest.mark.parametrize("fn", ELEMENTWISE, ids=["bce", "focal", "asymmetric", "unclipped", "own"])
-REDUCED = ["mean", "batchmean", "sum"]
 
 
 def batch(rows=8, columns=3, seed=0, dtype=torch.float64):
@@ -104,71 +92,6 @@ def group_losses():
     ]
 
 
-@every
-@pytest.mark.parametrize("reduction", REDUCED)
-@given(seed=st.integers(0, 999))
-@settings(max_examples=8, deadline=None)
-def test_reductions_are_what_they_say(fn, reduction, seed):
-    x, t, known = batch(seed=seed)
-    weight, pos_weight = torch.rand(3) + 0.5, torch.rand(3) + 0.5
-    entries = fn(x, t.double()) * weight * torch.where(t == 1, pos_weight, 1.0)
-    for mask in (None, known):
-        kept = entries if mask is None else entries[mask]
-        divisor = {"mean": max(kept.numel(), 1), "batchmean": len(x), "sum": 1}[reduction]
-        loss = Loss(fn, weight=weight, pos_weight=pos_weight, reduction=reduction)
-        torch.testing.assert_close(loss(x, t, mask), kept.sum() / divisor)
-        none = Loss(fn, weight=weight, pos_weight=pos_weight, reduction="none")(x, t, mask)
-        torch.testing.assert_close(none, entries if mask is None else entries * mask)
-
-
-@every
-@pytest.mark.parametrize("reduction", REDUCED)
-@pytest.mark.parametrize("weighted", [False, True])
-def test_a_mask_is_a_deletion(fn, reduction, weighted):
-    x, t, _ = batch()
-    weight = torch.tensor([1.0, 2.0, 3.0]) if weighted else None
-    mask = torch.ones_like(t, dtype=torch.bool)
-    mask[:, 1] = False
-    loss = Loss(fn, weight=weight, reduction=reduction)
-    rest = Loss(fn, weight=None if weight is None else weight[[0, 2]], reduction=reduction)
-    value, gradient = value_and_gradient(loss, x, t, mask)
-    wanted, slope = value_and_gradient(rest, x[:, [0, 2]], t[:, [0, 2]])
-    torch.testing.assert_close(value, wanted)
-    torch.testing.assert_close(gradient[:, [0, 2]], slope)
-    assert (gradient[:, 1] == 0).all()
-
-
-@every
-@pytest.mark.parametrize("reduction", [*REDUCED, "none"])
-def test_unknown_entries_may_hold_anything(fn, reduction):
-    x, t, known = batch(dtype=torch.float32)
-    loss = Loss(fn, reduction=reduction)
-    wanted = value_and_gradient(lambda *args: loss(*args).sum(), x, t, known)
-    for logits in (x, x.masked_fill(~known, torch.nan), x.masked_fill(~known, -torch.inf)):
-        for targets in (t, t.float().masked_fill(~known, torch.nan), t.long().masked_fill(~known, -1)):
-            found = value_and_gradient(lambda *args: loss(*args).sum(), logits, targets, known)
-            torch.testing.assert_close(found, wanted)
-
-
-@every
-def test_without_any_known_entry_the_loss_is_0(fn):
-    x, t, _ = batch()
-    for reduction in REDUCED:
-        value, gradient = value_and_gradient(Loss(fn, reduction=reduction), x * torch.nan, t, torch.zeros_like(t) > 0)
-        assert value == 0
-        assert (gradient == 0).all()
-
-
-@every
-def test_a_weight_of_k_is_a_repetition(fn):
-    x, t, known = batch()
-    weighted, plain = Loss(fn, weight=[1.0, 3.0, 2.0], reduction="sum"), Loss(fn, reduction="sum")
-    columns = [0, 1, 1, 1, 2, 2]
-    torch.testing.assert_close(weighted(x, t, known), plain(x[:, columns], t[:, columns], known[:, columns]))
-    scalar = Loss(fn, weight=2.0)
-    torch.testing.assert_close(scalar(x, t, known), 2 * Loss(fn)(x, t, known))
-
-
 @pytest.mark.parametrize("density", [0.05, 0.9])
 def test_pos_weight_is_torchs(density):
     x, t, _ = batch(rows=30)
@@ -179,31 +102,6 @@ def test_pos_weight_is_torchs(density):
         for reduction in ("mean", "none"):
             loss = Loss(binary_cross_entropy, pos_weight=pos_weight, reduction=reduction)
             torch.testing.assert_close(loss(x, targets).mean(), wanted)
-
-
-@every
-@pytest.mark.parametrize("reduction", REDUCED)
-def test_permuting_rows_and_labels_changes_nothing(fn, reduction):
-    x, t, known = batch()
-    rows, columns = torch.randperm(8), torch.tensor([2, 0, 1])
-    weight = torch.tensor([1.0, 2.0, 3.0])
-    wanted = Loss(fn, weight=weight, reduction=reduction)(x, t, known)
-    moved = Loss(fn, weight=weight[columns], reduction=reduction)
-    torch.testing.assert_close(moved(*(a[rows][:, columns] for a in (x, t, known))), wanted)
-
-
-@every
-@pytest.mark.parametrize("reduction", REDUCED)
-def test_targets_and_masks_in_any_form(fn, reduction):
-    x, t, known = batch()
-    loss = Loss(fn, reduction=reduction, pos_weight=[1.0, 2.0, 3.0])
-    wanted = value_and_gradient(loss, x, t, known)
-    forms = [t.bool(), t.float(), t.long(), t.numpy(), sp.csr_array(t.numpy()), sp.csc_matrix(t.numpy())]
-    masks = [known, known.numpy(), sp.csr_array(~known.numpy())]
-    for targets in forms:
-        for mask in masks:
-            torch.testing.assert_close(value_and_gradient(loss, x, targets, mask), wanted)
-            assert loss.denominators(targets, mask)["all"] == loss.parts(x, targets, mask)["all"][1]
 
 
 @pytest.mark.parametrize("loss", group_losses(), ids=["own", "foreign", "reductions"])
@@ -233,6 +131,35 @@ def test_per_group_is_the_sum_of_its_groups():
         classes = t[:, span].double().argmax(dim=1)
         wanted = wanted + scale * F.cross_entropy(x[:, span][rows[name]], classes[rows[name]])
     torch.testing.assert_close(loss(x, t, known), wanted)
+
+
+def test_groups_may_have_losses_of_any_kind():
+    x, t, known = group_batch()
+    counts = {"counts": [50, 9, 1]}
+    size = Loss(partial(seesaw, **counts))
+    loss = PerGroup(SPACE, {"tags": two_way, "rating": focal_cross_entropy, "size": size}, scale={"tags": 2.0})
+    parts = loss.parts(x, t, known)
+    assert list(parts) == ["tags/samples", "tags/labels", "rating", "size"]
+    assert loss.denominators(t, known) == {name: part[1] for name, part in parts.items()}
+    spans = SPACE.slices.values()
+    losses = [Loss(two_way), Loss(focal_cross_entropy), size]
+    each = [part(x[:, span], t[:, span], known[:, span]) for part, span in zip(losses, spans, strict=True)]
+    torch.testing.assert_close(loss(x, t, known), 2 * each[0] + each[1] + each[2])
+    assert list(PerGroup(TAGS, {"tags": zlpr}).parts(*(a[:, :3] for a in (x, t, known)))) == ["tags"]
+
+
+def test_groups_take_index_lists():
+    x, t, known = group_batch()
+    lists = [row.nonzero()[:, 0].tolist() for row in t]
+    for loss in group_losses():
+        torch.testing.assert_close(value_and_gradient(loss, x, lists, known), value_and_gradient(loss, x, t, known))
+        assert loss.denominators(lists, known) == loss.denominators(t, known)
+        assert loss.denominators(lists) == loss.denominators(t)
+    foreign = ForeignLoss(per_element)
+    assert foreign.denominators([[0], []], num_labels=4) == {"all": 8}
+    assert ForeignLoss(nn.CrossEntropyLoss(), exclusive=True).denominators([[0], []]) == {"all": 1}
+    with pytest.raises(ValueError, match="give num_labels="):
+        foreign.denominators([[0], []])
 
 
 def test_foreign_losses_equal_ours():
@@ -415,6 +342,10 @@ def test_float16_gradients_do_not_vanish():
         (lambda: PerGroup(TAGS, {"tags": focal}, scale={"tags": -1.0}), ValueError, "scale of group 'tags'"),
         (lambda: PerGroup(TAGS, {"tags": cross_entropy}), ValueError, "group 'tags' is any-of"),
         (lambda: PerGroup(RATING, {"rating": focal}), ValueError, "group 'rating' is exclusive"),
+        (lambda: PerGroup(RATING, {"rating": zlpr}), ValueError, "use cross_entropy, focal_cross_entropy or seesaw"),
+        (lambda: Loss(two_way, reduction="none"), ValueError, "two_way is a mean over rows and one over labels"),
+        (lambda: Loss(partial(zlpr, gamma=1.0)), TypeError, "unexpected keyword argument 'gamma'"),
+        (lambda: Loss(partial(focal_cross_entropy, gamma=-1.0)), ValueError, "gamma must be"),
         (lambda: PerGroup(TAGS, {"tags": Loss(focal, reduction="none")}), ValueError, "must be reduced"),
         (lambda: PerGroup(TAGS, {"tags": nn.BCEWithLogitsLoss}), TypeError, r"Call it: BCEWithLogitsLoss\(\)"),
         (lambda: PerGroup(TAGS, {"tags": 3}), TypeError, "must be a module or a function"),
@@ -435,7 +366,17 @@ def test_what_cannot_work_is_refused_at_once(make, error, message):
         (lambda x, t: Loss(focal)(x, t[:, :2]), ValueError, r"the shape of the logits, \(8, 3\); got \(8, 2\)"),
         (lambda x, t: Loss(focal)(x, t, t), TypeError, "a dense mask must be bool"),
         (lambda x, t: Loss(focal)(x, t, t[:3].bool()), ValueError, r"mask must be of shape \(8, 3\)"),
-        (lambda x, t: Loss(focal)(x, t.tolist()), TypeError, "targets must be a torch tensor"),
+        (
+            lambda x, t: Loss(focal)(x, t.tolist()),
+            ValueError,
+            "index lists hold each label of a row once; row 0 holds 0",
+        ),
+        (
+            lambda x, t: Loss(focal)(x, {0: [1]}),
+            TypeError,
+            "targets must be a torch tensor, .* or index lists; got dict",
+        ),
+        (lambda x, t: group_losses()[0](x, [[8]] * 8), ValueError, r"the space has 8 labels; got shape \(8, 3\)"),
         (lambda x, t: Loss(focal)(x, t.long() - 1), ValueError, "got -1 at row 0, column 0. What is unknown"),
         (lambda x, t: Loss(focal)(x, sp.csr_array(2 * t.numpy())), ValueError, r"targets must be in \[0, 1\]; got 2"),
         (lambda x, t: Loss(focal, weight=[1.0, 2.0])(x, t), ValueError, r"weights are of shape \(2,\)"),

@@ -22,10 +22,13 @@ from mlabel.losses import (
     focal,
     focal_cross_entropy,
     hill,
+    multilabel_soft_margin,
     poly1,
     seesaw,
     splc,
     squared_error,
+    two_way,
+    zlpr,
 )
 
 
@@ -202,6 +205,46 @@ def test_seesaw_is_the_papers_formula(p, q, floor):
 
     x, _ = moderate()
     compare(partial(seesaw, counts=COUNTS, p=p, q=q, floor=floor), formula, x, torch.arange(50) % 3)
+
+
+@pytest.mark.parametrize("temperatures", [(4.0, 1.0), (1.0, 1.0), (2.0, 3.0)])
+def test_agrees_with_timm_two_way(temperatures):
+    from timm.loss import TwoWayLoss
+
+    hot, cold = temperatures
+    x, t = moderate(dtype=torch.float32)
+    assert (t.sum(dim=1) == 0).any()
+    compare(Loss(partial(two_way, temperature_pos=hot, temperature_neg=cold)), TwoWayLoss(tp=hot, tn=cold), x, t)
+    none = torch.zeros_like(t)
+    compare(Loss(two_way), TwoWayLoss(), x, none)
+
+
+def test_agrees_with_timm_zlpr():
+    from timm.loss import ZlprLoss
+
+    x, t = moderate(dtype=torch.float32)
+    compare(Loss(zlpr), ZlprLoss(), x, t)
+
+
+@pytest.mark.parametrize("weight", [None, [0.5, 1.0, 2.0]])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_agrees_with_torch_soft_margin(weight, reduction):
+    theirs = nn.MultiLabelSoftMarginLoss(weight=None if weight is None else torch.tensor(weight), reduction=reduction)
+    x, t = moderate()
+    for targets in (t, torch.rand(t.shape, dtype=t.dtype)):
+        compare(Loss(multilabel_soft_margin, weight=weight, reduction=reduction), theirs, x, targets)
+
+
+def test_two_way_is_right_where_timms_mask_is_in_reach_of_the_logits():
+    """Timm hides what does not count at -10,000, above which no logit of half precision need be."""
+    from timm.loss import TwoWayLoss
+
+    x, t = torch.tensor([[-3e4, -2e4, -6e4]]), torch.tensor([[1.0, 0.0, 0.0]])
+    options = {"temperature_pos": 1.0, "temperature_neg": 1.0, "dim": 1}
+    assert two_way(x, t, **options).item() == two_way(x.double(), t, **options).item() == 1e4
+    assert slopes(lambda x, t: two_way(x, t, **options), x, t)[1].tolist() == [[-1.0, 1.0, 0.0]]
+    # There the hardest negative is the mask itself, and -20,000 is not pushed down at all.
+    assert slopes(TwoWayLoss(tp=1.0, tn=1.0), x, t)[1][0, 1].item() == 0.0
 
 
 @pytest.mark.parametrize("logit", [120.0, 1e3, 6e4])

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from mlabel.data import MIXES, READERS, SAMPLERS
 from mlabel.decisions import OBJECTIVES, SCOPES
+from mlabel.losses import EXCLUSIVE_NAMES
 from mlabel.losses import NAMES as LOSSES
 from mlabel.models import HEADS
 from mlabel.recipes import INIT_BIASES, Recipe
@@ -25,7 +26,8 @@ from mlabel.weights import SCHEMES
 _CHOICES: dict[str, Iterable[str]] = {
     "reader": READERS,
     "head": HEADS,
-    "loss": LOSSES,
+    "loss": sorted({*LOSSES, *EXCLUSIVE_NAMES}),
+    "exclusive_loss": EXCLUSIVE_NAMES,
     "reduction": ("mean", "batchmean", "sum"),
     "weighting": SCHEMES,
     "init_bias": INIT_BIASES,

@@ -5,8 +5,8 @@ Formulas are functions, one value an entry (`functional`); `Loss` binds one to w
 """
 
 from mlabel.losses.adjustment import LogitAdjusted
-from mlabel.losses.batch import BatchLoss, Parts, total
-from mlabel.losses.factory import NAMES, create, options_of
+from mlabel.losses.batch import BatchLoss, Parts, begin_epoch, total
+from mlabel.losses.factory import EXCLUSIVE_NAMES, NAMES, create, options_of
 from mlabel.losses.foreign import ForeignLoss
 from mlabel.losses.functional import (
     absolute_error,
@@ -17,14 +17,19 @@ from mlabel.losses.functional import (
     focal,
     focal_cross_entropy,
     hill,
+    multilabel_soft_margin,
     poly1,
     seesaw,
     splc,
     squared_error,
+    two_way,
+    zlpr,
 )
-from mlabel.losses.module import REDUCTIONS, Loss, PerGroup, as_loss
+from mlabel.losses.module import REDUCTIONS, Loss
+from mlabel.losses.per_group import PerGroup, as_loss
 
 __all__ = [
+    "EXCLUSIVE_NAMES",
     "NAMES",
     "REDUCTIONS",
     "BatchLoss",
@@ -36,6 +41,7 @@ __all__ = [
     "absolute_error",
     "as_loss",
     "asymmetric",
+    "begin_epoch",
     "binary_cross_entropy",
     "create",
     "cross_entropy",
@@ -43,10 +49,13 @@ __all__ = [
     "focal",
     "focal_cross_entropy",
     "hill",
+    "multilabel_soft_margin",
     "options_of",
     "poly1",
     "seesaw",
     "splc",
     "squared_error",
     "total",
+    "two_way",
+    "zlpr",
 ]

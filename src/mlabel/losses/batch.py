@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mlabel.losses.functional import promote
+from mlabel.losses._formulas import promote
 
 Targets: TypeAlias = Tensor | sp.csr_array
 Parts = dict[str, tuple[Tensor, Tensor]]
@@ -57,15 +59,36 @@ def total(*batches: Parts) -> Tensor:
     return torch.stack(groups).sum()
 
 
+def begin_epoch(loss: Any, epoch: int) -> None:
+    """Tell a loss, and every loss inside it, which epoch begins, counted from 0, where it wants to know.
+
+    Training calls this before each epoch, so that what a loss does follows from the epoch alone: a resumed training
+    goes on as if it had never stopped. A loss of your own is told by a method `begin_epoch(epoch)`.
+
+    Example:
+        >>> from mlabel.losses import Loss, splc
+        >>> loss = Loss(splc)
+        >>> begin_epoch(loss, 3)
+        >>> loss
+        Loss(splc(epoch=3), reduction='mean')
+    """
+    for part in loss.modules() if isinstance(loss, nn.Module) else [loss]:
+        tell = getattr(part, "begin_epoch", None)
+        if callable(tell):
+            tell(epoch)
+
+
 def as_targets(targets: Any, logits: Tensor, known: Tensor | None = None) -> Targets:
     """Return targets (N, L) as a tensor on the logits' device, or as a canonical CSR array where they came sparse.
 
-    Values are checked on the CPU only, and not in compiled code: an accelerator would have to wait for the answer.
+    Index lists, which hold the labels of each row, come back as CSR. Values are checked on the CPU only, and not in
+    compiled code: an accelerator would have to wait for the answer.
 
     Raises:
-        TypeError: neither an array, a tensor nor a sparse matrix.
+        TypeError: neither an array, a tensor, a sparse matrix nor index lists.
         ValueError: another shape than the logits', or a known target outside [0, 1].
     """
+    targets = as_matrix(targets, logits.shape[1] if logits.ndim == 2 else None)
     shape = shape_of(targets)
     found = _canonical(targets) if sp.issparse(targets) else as_tensor(targets, logits.device)
     if shape != tuple(logits.shape):
@@ -73,6 +96,66 @@ def as_targets(targets: Any, logits: Tensor, known: Tensor | None = None) -> Tar
     if logits.device.type == "cpu" and not torch.compiler.is_compiling():
         _check_range(found, known)
     return found
+
+
+def as_matrix(targets: Any, num_labels: int | None = None) -> Any:
+    """Return index lists as a canonical CSR array of ones (N, L), and anything else as it is.
+
+    Args:
+        targets: A list or tuple with an entry for each row, which holds the row's labels: a list, tuple, array or
+            tensor of integers in [0, L), each once, in any order. Or targets in another form.
+        num_labels: L. None: one more than the largest that occurs.
+
+    Raises:
+        TypeError: an entry that does not hold integers.
+        ValueError: a label outside [0, L), or twice in a row.
+
+    Example:
+        >>> as_matrix([[2, 0], [], [1]], 4).toarray()
+        array([[1, 0, 1, 0],
+               [0, 0, 0, 0],
+               [0, 1, 0, 0]], dtype=uint8)
+    """
+    if not isinstance(targets, (list, tuple)):
+        return targets
+    indices = _joined(targets)
+    bounds = np.cumsum([0, *map(len, targets)])
+    width = max(indices.max(initial=-1) + 1, 1) if num_labels is None else num_labels
+    wrong = np.flatnonzero((indices < 0) | (indices >= width))
+    if len(wrong):
+        row = np.searchsorted(bounds, wrong[0], side="right") - 1
+        raise ValueError(f"index lists must hold labels in [0, {width}); got {indices[wrong[0]]} in row {row}")
+    matrix = sp.csr_array((np.ones(len(indices), dtype=np.uint8), indices, bounds), shape=(len(targets), width))
+    matrix.sort_indices()
+    if not matrix.has_canonical_format:
+        row, label = _repeated(matrix)
+        raise ValueError(
+            f"index lists hold each label of a row once; row {row} holds {label} more than once. "
+            "A matrix of zeros and ones is passed as an array or a tensor"
+        )
+    return matrix
+
+
+def _joined(rows: Sequence[Any]) -> np.ndarray:
+    """Return the entries of all rows, int64."""
+    try:
+        if all(isinstance(row, (list, tuple)) for row in rows):
+            joined = np.array(list(itertools.chain.from_iterable(rows)))
+        else:  # an empty row has no integers, and so its array may be of any dtype
+            held = [np.asarray(row).reshape(len(row)) for row in rows if len(row)]
+            joined = np.concatenate(held) if held else np.zeros(0, dtype=np.int64)
+    except (TypeError, ValueError) as error:
+        raise TypeError("index lists must hold a list of integers for each row") from error
+    if len(joined) and joined.dtype.kind not in "iu":
+        raise TypeError(f"index lists must hold a list of integers for each row; got {joined.dtype} among them")
+    return joined.astype(np.int64)
+
+
+def _repeated(matrix: sp.csr_array) -> tuple[int, int]:
+    """Return the first row of a sorted matrix with an index that stands twice, and that index."""
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    again = np.flatnonzero((rows[1:] == rows[:-1]) & (matrix.indices[1:] == matrix.indices[:-1]))[0]
+    return int(rows[again]), int(matrix.indices[again])
 
 
 def _check_range(targets: Targets, known: Tensor | None) -> None:
@@ -109,7 +192,9 @@ def shape_of(targets: Any) -> tuple[int, ...]:
     """
     if not (isinstance(targets, (Tensor, np.ndarray)) or sp.issparse(targets)):
         came = type(targets).__name__
-        raise TypeError(f"targets must be a torch tensor, a NumPy array or a SciPy sparse matrix; got {came}")
+        raise TypeError(
+            f"targets must be a torch tensor, a NumPy array, a SciPy sparse matrix or index lists; got {came}"
+        )
     return tuple(targets.shape)
 
 
@@ -163,6 +248,21 @@ def known_rows(targets: Any, mask: Any, device: torch.device) -> Tensor | None:
     else:
         given = (as_tensor(targets, device) != 0).any(dim=1)
     return given if known is None else given & known.all(dim=1)
+
+
+def holding(targets: Targets | np.ndarray, known: Tensor | None, device: torch.device, *, dim: int) -> Tensor:
+    """Return in which rows (N,), with dim 1, or columns (L,), with dim 0, a known label holds: bool, on `device`."""
+    if not sp.issparse(targets):
+        held = as_tensor(targets, device) > 0
+        return (held if known is None else held & known).any(dim=dim)
+    entries = sp.coo_array(targets)
+    rows, columns = (torch.from_numpy(at.astype(np.int64)).to(device) for at in (entries.row, entries.col))
+    held = torch.from_numpy(entries.data > 0).to(device)
+    if known is not None:
+        held = held & known[rows, columns]
+    found = torch.zeros(targets.shape[1 - dim], dtype=torch.bool, device=device)
+    found[(rows if dim == 1 else columns)[held]] = True
+    return found
 
 
 def count(known: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:

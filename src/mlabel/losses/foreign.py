@@ -8,8 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlabel.losses.batch import ALL, Parts, as_dense, as_known, as_targets, count, known_rows, shape_of, total
-from mlabel.losses.functional import promote
+from mlabel.losses._formulas import promote
+from mlabel.losses.batch import (
+    ALL,
+    Parts,
+    as_dense,
+    as_known,
+    as_matrix,
+    as_targets,
+    count,
+    known_rows,
+    shape_of,
+    total,
+)
 
 
 class ForeignLoss(nn.Module):
@@ -42,14 +53,20 @@ class ForeignLoss(nn.Module):
 
     def parts(self, logits: Tensor, targets: Any, mask: Any = None) -> Parts:
         """Return {"all": (mean x denominator, denominator)}, the denominator being known rows or entries."""
+        targets = as_matrix(targets, logits.shape[1])
         known = self._known(targets, mask, logits.device)
         found = as_targets(targets, logits, known[:, None] if self.exclusive and known is not None else known)
         x, t = promote(logits), as_dense(found, logits)
         value = self._of_rows(x, t, known) if self.exclusive else self._of_entries(x, t, known)
         return {ALL: (value, self._denominator(found, known, logits.device))}
 
-    def denominators(self, targets: Any, mask: Any = None) -> dict[str, Tensor]:
-        """Return {"all": denominator}, int64."""
+    def denominators(self, targets: Any, mask: Any = None, *, num_labels: int | None = None) -> dict[str, Tensor]:
+        """Return {"all": denominator}, int64; `num_labels` is L, which index lists do not say by themselves."""
+        if isinstance(targets, (list, tuple)):
+            num_labels = mask.shape[1] if num_labels is None and mask is not None else num_labels
+            if num_labels is None and not self.exclusive:
+                raise ValueError("index lists do not say how many labels there are; give num_labels=")
+            targets = as_matrix(targets, num_labels)
         device = targets.device if isinstance(targets, Tensor) else torch.device("cpu")
         return {ALL: self._denominator(targets, self._known(targets, mask, device), device)}
 

@@ -22,10 +22,12 @@ from mlabel.losses.balanced import distribution_balanced
 from mlabel.losses.elementwise import absolute_error, asymmetric, binary_cross_entropy, focal, poly1, squared_error
 from mlabel.losses.missing_labels import check_hill, hill, splc, splc_limit
 from mlabel.losses.over_classes import cross_entropy, focal_cross_entropy, seesaw
+from mlabel.losses.per_sample import multilabel_soft_margin, two_way, zlpr
 
 __all__ = [
     "ELEMENTWISE",
     "OVER_CLASSES",
+    "PER_SAMPLE",
     "TERMS",
     "absolute_error",
     "asymmetric",
@@ -40,13 +42,16 @@ __all__ = [
     "focal_cross_entropy",
     "focal_factors",
     "hill",
+    "multilabel_soft_margin",
     "poly1",
     "promote",
     "seesaw",
     "splc",
     "splc_limit",
     "squared_error",
+    "two_way",
     "weighted_terms",
+    "zlpr",
 ]
 
 # The positive and negative terms of each function that is t L+ + (1 - t) L-, without its factors.
@@ -58,10 +63,12 @@ TERMS: dict[Callable[..., Tensor], Callable[..., Terms]] = {
     hill: missing_labels.hill_terms,
     splc: missing_labels.splc_terms,
 }
-# Functions that give a loss for each entry (N, L), and those that give one for each row of an exclusive group (N,).
+# Functions that give a loss for each entry (N, L), for each row of any-of labels (N,), which take a mask, and for each
+# row of an exclusive group (N,).
 ELEMENTWISE: frozenset[Callable[..., Tensor]] = frozenset(
     {*TERMS, squared_error, absolute_error, distribution_balanced}
 )
+PER_SAMPLE: frozenset[Callable[..., Tensor]] = frozenset({two_way, zlpr, multilabel_soft_margin})
 OVER_CLASSES: frozenset[Callable[..., Tensor]] = frozenset({cross_entropy, focal_cross_entropy, seesaw})
 
 

@@ -22,6 +22,7 @@ def make_loss(recipe: Recipe, train: ImageTable) -> nn.Module:
         weighting=recipe.weighting,
         reduction=recipe.reduction,
         options=recipe.loss_options,
+        exclusive_loss=recipe.exclusive_loss,
     )
     return LogitAdjusted(loss, logit_offset(recipe, train)) if recipe.logit_adjustment else loss
 

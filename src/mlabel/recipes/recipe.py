@@ -35,8 +35,9 @@ class Recipe:
         hidden: Hidden features of the `mlp` head.
         in_channels: 3 for colour, 1 for greyscale.
         image_size: Pixels of a side; images are resized to this square.
-        loss: Name of the loss of the any-of groups, from `mlabel.losses`; exclusive groups get cross-entropy.
-        loss_options: Further arguments of the loss, such as `{"gamma_neg": 2.0}`.
+        loss: Name of the loss of the any-of groups, from `mlabel.losses`.
+        exclusive_loss: Name of the loss of the exclusive groups, from `mlabel.losses`; None: cross-entropy.
+        loss_options: Further arguments of the losses, such as `{"gamma_neg": 2.0}`.
         reduction: `mean` over known entries; `batchmean`: a sum over labels, so that a group of many any-of labels
             weighs more than an exclusive one; or `sum`.
         weighting: Class weights from the training counts: a scheme of `mlabel.weights`; None: none.
@@ -73,6 +74,7 @@ class Recipe:
     in_channels: int = 3
     image_size: int = 128
     loss: str = "binary_cross_entropy"
+    exclusive_loss: str | None = None
     loss_options: Mapping[str, Any] = field(default_factory=dict)
     reduction: str = "mean"
     weighting: str | None = None

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mlabel._checks import resolve
 from mlabel.data import BadImage, Batch, ImageTable, Loader, mix_batch, smooth_targets
-from mlabel.losses import BatchLoss, as_loss
+from mlabel.losses import BatchLoss, as_loss, begin_epoch
 from mlabel.metrics import evaluate
 from mlabel.metrics.evaluation import EXTRA_METRICS, METRICS
 from mlabel.models import Classifier
@@ -230,6 +230,7 @@ class _Training:
     def _epoch(self, run_dir: Path | None) -> Iterator[Event]:
         state, config = self.state, self.config
         state.model.train()
+        begin_epoch(self.loss, state.epoch)
         yield from self._due(run_dir)  # a training stopped right after a step has this still before it
         batches = self._read(state.epoch, state.batch)
         while step_batches := list(itertools.islice(batches, config.accumulate)):
