@@ -18,12 +18,21 @@ from torch.utils.data import DataLoader, Dataset
 
 from mlabel._checks import check_between, check_positive
 from mlabel.data.images import MAX_PIXELS, ImageError, read_image
-from mlabel.data.table import ImageTable
 
 _SIDE = 32  # pixels of the grey picture that the perceptual hash looks at
 _FLAT = 2.0  # grey levels: a picture that varies by less looks like every other flat one
 
 Progress = Callable[[Iterable["Facts"], int, str], Iterable["Facts"]]
+
+
+class HasPaths(Protocol):
+    """As much of an `ImageTable` as a survey needs."""
+
+    @property
+    def paths(self) -> np.ndarray:
+        """Where the images lie (N,)."""
+
+    def __len__(self) -> int: ...
 
 
 class Facts(NamedTuple):
@@ -99,7 +108,7 @@ class Survey:
 
 
 def survey_images(
-    table: ImageTable,
+    table: HasPaths,
     *,
     num_workers: int = 0,
     max_pixels: int = MAX_PIXELS,
@@ -108,7 +117,7 @@ def survey_images(
     """Return what the images of `table` are, having read each of them once. A bad image is a finding, not an error.
 
     Args:
-        table: Whose images.
+        table: An `ImageTable`, whose images.
         num_workers: Processes that read; 0: this one does.
         max_pixels: Larger images count as unreadable.
         progress: Wraps the facts as they come; gets them, their number and a title.
@@ -116,6 +125,7 @@ def survey_images(
     Example:
         >>> import tempfile
         >>> from PIL import Image
+        >>> from mlabel.data.table import ImageTable
         >>> from mlabel.labels import Group, LabelSpace
         >>> path = tempfile.mkdtemp() + "/a.png"
         >>> Image.new("L", (30, 20), 7).save(path)
@@ -143,7 +153,7 @@ def survey_images(
     return Survey(sizes[:, 0], sizes[:, 1], pixels, looks, dict(sorted(faults.items())), notes)
 
 
-def _read_all(table: ImageTable, num_workers: int, max_pixels: int) -> Iterator[Facts]:
+def _read_all(table: HasPaths, num_workers: int, max_pixels: int) -> Iterator[Facts]:
     reader = _Reader(table.paths, max_pixels)
     # Not shuffled and not collated: torch's loader serves as a pool of processes whose death is noticed.
     for batch in DataLoader(reader, batch_size=16, num_workers=num_workers, collate_fn=list):

@@ -21,6 +21,7 @@ import scipy.sparse as sp
 from mlabel._checks import as_csr, as_unknown, suggest
 from mlabel.data.cache import ImageCache, open_cache
 from mlabel.data.split import stratified_split
+from mlabel.data.survey import survey_images
 from mlabel.labels import Group, LabelSpace
 
 PARTS = ("train", "val", "test")
@@ -231,8 +232,6 @@ class ImageTable:
             distance: 0: the same picture, pixel by pixel; 1 to 16: also near-duplicates. See `Survey.duplicates`.
             num_workers: Processes that read; 0: this one does.
         """
-        from mlabel.data.survey import survey_images
-
         return survey_images(self, num_workers=num_workers).duplicates(distance)
 
     def cached(self, folder: str | Path, *, check: str = "source") -> ImageTable:
