@@ -160,7 +160,7 @@ def squared_error(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def absolute_error(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the absolute error of the probability of each entry, |p - t|.
+    """Return the absolute error of the probability of each entry, abs(p - t).
 
     The error is that of the target itself, soft ones included; where p = t the gradient is 0. For targets of 0 and 1
     it is lowest at 0 or 1, whichever is the more frequent, and no probability: use it where a decision is all that
