@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
@@ -35,15 +36,19 @@ def cases(rows: int, labels: int) -> dict[str, tuple[str, LossCall]]:
     generator = torch.Generator().manual_seed(0)
     dense = (torch.rand(rows, labels, generator=generator) < 1 / 300).to(torch.uint8)
     csr, floating = sp.csr_array(dense.numpy()), dense.float()
+    lists = np.split(csr.indices, csr.indptr[1:-1])
     timm_asymmetric = AsymmetricLossMultiLabel()
+    compiled = torch.compile(timm_asymmetric)
     peers: dict[str, tuple[str, LossCall]] = {
         "timm asymmetric": ("timm asymmetric", lambda x: timm_asymmetric(x, floating)),
+        "timm asymmetric, compiled": ("timm asymmetric", lambda x: compiled(x, floating)),
         "torchvision focal": ("torchvision focal", lambda x: sigmoid_focal_loss(x, floating, reduction="mean")),
         "torch bce": ("torch bce", lambda x: F.binary_cross_entropy_with_logits(x, floating)),
     }
     ours = {"asymmetric": asymmetric, "focal": focal, "bce": binary_cross_entropy}
-    for peer, name in zip(tuple(peers), ours, strict=True):
-        for kind, targets in (("dense", dense), ("csr", csr)):
+    plain = [name for name in peers if not name.endswith("compiled")]
+    for peer, name in zip(plain, ours, strict=True):
+        for kind, targets in (("dense", dense), ("csr", csr), ("lists", lists)):
             peers[f"mlabel {name}, {kind}"] = (peer, partial(_call, Loss(ours[name]), targets))
     return peers
 
