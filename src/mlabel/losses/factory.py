@@ -87,9 +87,9 @@ def create(
     def make(group: Group, span: slice) -> Loss:
         fn = _bind(exclusive if group.exclusive else any_of, arguments, span)
         weight = None if weights is None else weights[span]
-        if not group.exclusive:
-            return Loss(fn, pos_weight=weight, reduction=reduction)
-        return Loss(fn, weight=None if weighting == "neg_pos" else weight, reduction=reduction)
+        if group.exclusive:
+            return Loss(fn, weight=weight, reduction=reduction)
+        return Loss(fn, pos_weight=weight, reduction=reduction)
 
     if not space.exclusive_groups:
         return make(space.groups[0], slice(None))
