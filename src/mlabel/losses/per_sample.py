@@ -66,7 +66,8 @@ def two_way(
     x, positive, negative = _factors(logits, targets, mask, weight if dim == 1 else None, pos_weight)
     if not x.shape[dim]:
         return x.sum(dim=dim)  # 0, and part of the graph
-    x = x - _highest(x, negative, dim)  # only differences count; these keep their digits at any size of logits
+    highest_negative = x.detach().masked_fill(negative == 0, NOTHING).amax(dim=dim, keepdim=True)
+    x = x - _or_zero(highest_negative)  # only differences count; these keep their digits at any size of logits
     lowest = temperature_pos * _log_sum(-x / temperature_pos, positive, dim)
     highest = temperature_neg * _log_sum(x / temperature_neg, negative, dim)
     losses = softplus(lowest + highest)
@@ -160,12 +161,13 @@ def _factors(logits: Tensor, targets: Tensor, mask: Tensor | None, weight: Any, 
 def _log_sum(x: Tensor, factors: Tensor, dim: int) -> Tensor:
     """Return log(sum of factor x e^x); far below any logit where all factors are 0."""
     # The highest is taken out of the sum, so that a factor is not lost beside a large logit.
-    highest = _highest(x, factors, dim)
-    terms = x - highest + factors.clamp_min(torch.finfo(x.dtype).tiny).log()
-    return torch.where(factors > 0, terms, NOTHING).logsumexp(dim=dim) + highest.squeeze(dim)
+    shown = x.masked_fill(factors == 0, NOTHING)
+    highest = _or_zero(shown.detach().amax(dim=dim, keepdim=True))
+    total = (torch.exp(shown - highest) * factors).sum(dim=dim)
+    nothing = total == 0
+    return (total.masked_fill(nothing, 1.0).log() + highest.squeeze(dim)).masked_fill(nothing, NOTHING)
 
 
-def _highest(x: Tensor, factors: Tensor, dim: int) -> Tensor:
-    """Return the highest x with a factor above 0, as a constant; 0 where there is none. It keeps `dim`."""
-    highest = x.detach().masked_fill(factors == 0, NOTHING).amax(dim=dim, keepdim=True)
+def _or_zero(highest: Tensor) -> Tensor:
+    """Return `highest`, 0 where it is `NOTHING`."""
     return highest.masked_fill(highest == NOTHING, 0.0)
