@@ -26,13 +26,25 @@ GOOD = {
     "image_size": [32, 48],
     "mean": [0.5, 0.5, 0.5],
     "std": [0.25, 0.25, 0.25],
+    "head_options": {},
+}
+OPTIONS = {
+    "multi": st.dictionaries(st.just("layers"), st.integers(0, 2)),
+    "csra": st.fixed_dictionaries(
+        {}, optional={"heads": st.sampled_from([1, 2, 4]), "attention": st.floats(0, 1) | st.integers(0, 1)}
+    ),
+    "ml_decoder": st.fixed_dictionaries({}, optional={"queries": st.integers(1, 5), "feed_forward": st.integers(1, 9)}),
 }
 
-descriptions = st.integers(0, 1).flatmap(
-    lambda grey: st.builds(
+descriptions = st.tuples(st.integers(0, 1), st.sampled_from(sorted(HEADS))).flatmap(lambda drawn: _descriptions(*drawn))
+
+
+def _descriptions(grey, head):
+    return st.builds(
         ModelConfig,
         backbone=st.sampled_from(["small_cnn", "resnet18", None]),
-        head=st.sampled_from(sorted(HEADS)),
+        head=st.just(head),
+        head_options=OPTIONS.get(head, st.just({})).map(lambda options: tuple(sorted(options.items()))),
         dropout=st.floats(0, 0.99),
         hidden=st.integers(1, 64),
         in_channels=st.just(1 if grey else 3),
@@ -40,7 +52,6 @@ descriptions = st.integers(0, 1).flatmap(
         mean=st.tuples(*[st.floats(0, 1)] * (1 if grey else 3)),
         std=st.tuples(*[st.floats(0.01, 1)] * (1 if grey else 3)),
     )
-)
 
 
 @given(descriptions)
@@ -62,6 +73,11 @@ def test_description_holds_what_was_asked_for():
     model = create_model("small_cnn", SPACE, head="mlp", hidden=8, dropout=0.1, image_size=(32, 48), mean=0.5, std=0.25)
     assert model.config == {**GOOD, "head": "mlp"}
     assert (model.image_size, model.in_channels) == ((32, 48), 3)
+
+
+def test_descriptions_from_before_heads_had_options_are_read():
+    old = {key: value for key, value in GOOD.items() if key != "head_options"}
+    assert from_config(old, SPACE).config == GOOD
 
 
 @pytest.mark.parametrize(
@@ -95,6 +111,18 @@ def test_description_holds_what_was_asked_for():
         ({"std": [0.25, 0.25, 0.0]}, "std .* must be from"),
         ({"std": [0.25, 0.25, "1"]}, "std .* must be a number"),
         ({"std": {"0": 1}}, "std must be a list"),
+        ({"head_options": []}, "head_options must be a mapping"),
+        ({"head_options": {"heads": 2}}, "head 'linear' has no option 'heads'; It has none"),
+        ({"head": "csra", "head_options": {"head": 2}}, "no option 'head'; did you mean 'heads'"),
+        ({"head": "csra", "head_options": {"space": 2}}, "no option 'space'"),
+        ({"head": "csra", "head_options": {"heads": 3}}, "heads must be one of 1, 2, 4, 6, 8; got 3"),
+        ({"head": "csra", "head_options": {"heads": True}}, "must be a whole number; got True"),
+        ({"head": "csra", "head_options": {"heads": 2.0}}, "must be a whole number; got 2.0"),
+        ({"head": "csra", "head_options": {"attention": "1"}}, "must be a number; got '1'"),
+        ({"head": "csra", "head_options": {"attention": float("nan")}}, "option of the head must be from"),
+        ({"head": "ml_decoder", "head_options": {"feed_forward": 10**8}}, "feed_forward must be from 1 to 65536"),
+        ({"head": "ml_decoder", "head_options": {"queries": 0}}, "queries must be from 1"),
+        ({"head": "multi", "head_options": {"layers": 1000}}, "layers must be from 0 to 16"),
     ],
 )
 def test_hostile_descriptions_are_refused(change, message):
@@ -117,7 +145,7 @@ def test_any_json_is_a_description_or_a_data_error(key, value):
         ModelConfig.from_dict({**GOOD, key: value})
 
 
-@pytest.mark.parametrize("key", sorted(GOOD))
+@pytest.mark.parametrize("key", sorted(set(GOOD) - {"head_options"}))
 def test_a_missing_key_is_named(key):
     with pytest.raises(DataError, match="format" if key == "format" else f"lacks {key}"):
         from_config({name: value for name, value in GOOD.items() if name != key}, SPACE)

@@ -62,10 +62,11 @@ def add_train(commands: Any) -> None:
     add_part(parser)
     add_threshold(parser)
     add_device(parser)
-    add_fields(parser, Recipe, skip={"reader_options", "labels", "loss_options", "train"})
+    add_fields(parser, Recipe, skip={"reader_options", "labels", "head_options", "loss_options", "train"})
     add_fields(parser, TrainConfig, skip=set())
     add_labels(parser)
     add_reader_options(parser)
+    add_pairs(parser, "head")
     add_pairs(parser, "loss")
 
 
@@ -91,6 +92,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     made: dict[str, Any] = {
         "reader_options": reader_options(options),
         "labels": label_names(options.labels),
+        "head_options": pairs_of(options.head_option, "--head-option"),
         "loss_options": pairs_of(options.loss_option, "--loss-option"),
         "train": train,
     }

@@ -1,33 +1,45 @@
 """Models: from images to logits, one column a label.
 
 `create_model` makes a `Classifier` = preprocess, backbone, head. Where to look: `factory` (making models),
-`classifier` (the module and its preprocessing), `backbones` and `small_cnn` (networks by name), `heads`,
-`pretrained` (weights from files and from torchvision), `config` (the description that is saved).
+`classifier` (the module and its preprocessing), `backbones` and `small_cnn` (networks by name), `feature_maps` (what
+they know of every place of the image), `base_head`, `heads` and `map_heads`, `pretrained` (weights from files and from
+torchvision), `config` (the description that is saved).
 """
 
 from mlabel.models.backbones import create_backbone, list_models
+from mlabel.models.base_head import Head
 from mlabel.models.classifier import Classifier, Preprocess, replace_head
 from mlabel.models.config import ModelConfig
 from mlabel.models.factory import create_model, from_config
-from mlabel.models.heads import HEADS, LinearHead, MLPHead, MultiHead, create_head
+from mlabel.models.heads import HEADS, EmbeddingHead, LinearHead, MLPHead, MultiHead, create_head
+from mlabel.models.map_heads import CSRAHead, MLDecoderHead
 from mlabel.models.pretrained import LoadReport, load_weights
 from mlabel.models.small_cnn import SmallCNN
+from mlabel.models.stages import Stage, freeze, list_stages, unfreeze
 
 __all__ = [
     "HEADS",
+    "CSRAHead",
     "Classifier",
+    "EmbeddingHead",
+    "Head",
     "LinearHead",
     "LoadReport",
+    "MLDecoderHead",
     "MLPHead",
     "ModelConfig",
     "MultiHead",
     "Preprocess",
     "SmallCNN",
+    "Stage",
     "create_backbone",
     "create_head",
     "create_model",
+    "freeze",
     "from_config",
     "list_models",
+    "list_stages",
     "load_weights",
     "replace_head",
+    "unfreeze",
 ]

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 import torchvision.models
 from torch import nn
-from torch.func import functional_call
 
 from mlabel._checks import resolve
+from mlabel.models.feature_maps import run_on_meta
 from mlabel.models.small_cnn import SmallCNN
 
 # The networks that torchvision makes with auxiliary classifiers, and with an input normalisation of their own.
@@ -60,7 +60,8 @@ def create_backbone(name: str, *, in_channels: int = 3, image_size: tuple[int, i
     except (ValueError, AssertionError) as error:
         raise _size_error(name, image_size, error) from error
     try:
-        _try_size(backbone, in_channels, image_size)
+        # On the meta device, so that a size that is too small fails here.
+        run_on_meta(backbone, in_channels, image_size)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise _size_error(name, image_size, error) from error
     return backbone
@@ -129,17 +130,6 @@ def _add_up_channels(convolution: nn.Conv2d) -> None:
     with torch.no_grad():
         convolution.weight = nn.Parameter(convolution.weight.sum(dim=1, keepdim=True))
     convolution.in_channels = 1
-
-
-def _try_size(backbone: nn.Module, in_channels: int, image_size: tuple[int, int]) -> None:
-    """Run the network on the meta device, which computes shapes only, so that a size that is too small fails here."""
-    tensors = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
-    shapes = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
-    images = torch.empty(1, in_channels, *image_size, device="meta")
-    backbone.eval()
-    with torch.no_grad():
-        functional_call(backbone, shapes, (images,))
-    backbone.train()
 
 
 def _size_error(name: str, image_size: tuple[int, int], error: Exception) -> ValueError:

@@ -11,8 +11,10 @@ from torch import nn
 
 from mlabel.labels import LabelSpace
 from mlabel.models.backbones import has_fixed_size
+from mlabel.models.base_head import Head
 from mlabel.models.config import ModelConfig
-from mlabel.models.heads import create_head
+from mlabel.models.feature_maps import compute_feature_map, count_map_features
+from mlabel.models.heads import HEADS, HeadOptions, create_head
 from mlabel.models.pretrained import LoadReport
 
 
@@ -115,7 +117,7 @@ class Classifier(nn.Module):
         self.num_features = _read_num_features(backbone)
         self.preprocess = Preprocess(config.mean, config.std)
         self.backbone = backbone
-        self.head = create_head(config.head, self.num_features, space, dropout=config.dropout, hidden=config.hidden)
+        self.head = _create_head(backbone, self.num_features, space, config)
         self.space = space
         self.image_size = config.image_size
         self.in_channels = config.in_channels
@@ -136,13 +138,7 @@ class Classifier(nn.Module):
                 only; or a user's backbone that returned another shape.
             TypeError: images neither uint8 nor floating.
         """
-        normalised = self.preprocess(images)
-        if self._fixed_size and tuple(images.shape[2:]) != self.image_size:
-            raise ValueError(
-                f"{self._config.backbone} takes images of {self.image_size} (height, width) only; "
-                f"got {tuple(images.shape[2:])}. Resize them, or create the model with that image_size"
-            )
-        features = self.backbone(normalised.to(self._weight_dtype()))
+        features = self.backbone(self._prepare(images))
         if features.ndim != 2 or features.shape[1] != self.num_features:
             raise ValueError(
                 f"the backbone must return features of shape (N, {self.num_features}), as its num_features says; "
@@ -150,8 +146,29 @@ class Classifier(nn.Module):
             )
         return features
 
+    def feature_map(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the backbone's last feature map (N, M, H, W) of `images` (N, C, H, W), or its tokens (N, T, M).
+
+        M is D for most networks; the tokens come from backbones whose places lie on no grid. See
+        `mlabel.models.feature_maps.compute_feature_map`.
+
+        Raises:
+            ValueError: as `features`.
+            TypeError: images neither uint8 nor floating, or a user's backbone without a method `feature_map`.
+        """
+        return compute_feature_map(self.backbone, self._prepare(images))
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.head(self.features(images))
+        return self.head(self.feature_map(images) if self.head.takes_map else self.features(images))
+
+    def _prepare(self, images: torch.Tensor) -> torch.Tensor:
+        normalised = self.preprocess(images)
+        if self._fixed_size and tuple(images.shape[2:]) != self.image_size:
+            raise ValueError(
+                f"{self._config.backbone} takes images of {self.image_size} (height, width) only; "
+                f"got {tuple(images.shape[2:])}. Resize them, or create the model with that image_size"
+            )
+        return normalised.to(self._weight_dtype())
 
     def init_bias(self, counts: Any, known: Any, *, logit_adjustment: float = 0.0) -> None:
         """Set the bias of each label so that the first logits stand for the labels' shares; for a head that is new.
@@ -171,14 +188,20 @@ class Classifier(nn.Module):
 
     def _weight_dtype(self) -> torch.dtype:
         # Not float32 only where the whole model was cast, as by `model.bfloat16()`.
-        for parameter in self.backbone.parameters():
+        for parameter in self.parameters():
             if parameter.dtype.is_floating_point:
                 return parameter.dtype
         return torch.float32
 
 
 def replace_head(
-    model: Classifier, space: LabelSpace, *, head: str = "linear", dropout: float = 0.0, hidden: int = 512
+    model: Classifier,
+    space: LabelSpace,
+    *,
+    head: str = "linear",
+    dropout: float = 0.0,
+    hidden: int = 512,
+    head_options: HeadOptions | None = None,
 ) -> Classifier:
     """Return a classifier for another space or with another head, on the same backbone.
 
@@ -187,9 +210,10 @@ def replace_head(
     Args:
         model: The classifier whose backbone, with its weights, and preprocessing are kept.
         space: The labels of the new head.
-        head: `linear`, `mlp` or `multi`.
+        head: A name of `HEADS`.
         dropout: As in `create_model`.
         hidden: As in `create_model`.
+        head_options: As in `create_model`.
 
     Example:
         >>> from mlabel.labels import Group, LabelSpace
@@ -199,7 +223,8 @@ def replace_head(
         >>> replace_head(model, colours, head="mlp")(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 3])
     """
-    config = replace(model._config, head=head, dropout=dropout, hidden=hidden)
+    options = tuple(sorted((head_options or {}).items()))
+    config = replace(model._config, head=head, dropout=dropout, hidden=hidden, head_options=options)
     other = Classifier(model.backbone, space, config)
     other.load_report = model.load_report
     parameter = next(model.parameters(), None)
@@ -207,6 +232,13 @@ def replace_head(
         other.head.to(device=parameter.device, dtype=parameter.dtype)
         other.preprocess.to(parameter.device)
     return other.train(model.training)
+
+
+def _create_head(backbone: nn.Module, num_features: int, space: LabelSpace, config: ModelConfig) -> Head:
+    if HEADS[config.head].takes_map:
+        num_features = count_map_features(backbone, config.in_channels, config.image_size)
+    options = dict(config.head_options)
+    return create_head(config.head, num_features, space, dropout=config.dropout, hidden=config.hidden, options=options)
 
 
 def _read_num_features(backbone: nn.Module) -> int:

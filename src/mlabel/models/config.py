@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from mlabel._checks import DataError, resolve, suggest
 from mlabel.models.backbones import BACKBONES
-from mlabel.models.heads import HEADS
+from mlabel.models.heads import HEADS, check_head_options
 
 FORMAT = "mlabel.model/1"
 
@@ -26,11 +26,12 @@ class ModelConfig:
         backbone: A name of `list_models()`, or None for a module of the user's.
         head: A name of the table of heads.
         dropout: The chance that a feature is dropped before the last linear layer, 0 <= dropout < 1.
-        hidden: Hidden units of the `mlp` head; other heads do not use it.
+        hidden: Hidden units, width or rank of the head; `linear` and `csra` do not use it.
         in_channels: 3 for RGB, 1 for greyscale.
         image_size: Height and width in pixels to which images are resized before they come.
         mean: One number a channel, of images scaled to [0, 1].
         std: One number a channel, likewise.
+        head_options: Names and values of the options of the head's own that are not its defaults.
 
     Raises:
         ValueError: a value out of its range, or a name that is not in its table.
@@ -45,6 +46,8 @@ class ModelConfig:
     image_size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    # Pairs and not a dictionary, so that the description stays immutable; later than version 1, so with a default.
+    head_options: tuple[tuple[str, int | float], ...] = ()
 
     def __post_init__(self) -> None:
         if self.backbone is not None:
@@ -52,6 +55,8 @@ class ModelConfig:
             resolve(self.backbone, BACKBONES, "backbone")
         _check_text(self.head, "head")
         resolve(self.head, HEADS, "head")
+        for value in check_head_options(self.head, dict(self.head_options)).values():
+            _check_number(value, "an option of the head", -1e9, 1e9)
         _check_number(self.dropout, "dropout", 0.0, 1.0)
         if self.dropout >= 1:
             raise ValueError(f"dropout must be below 1; got {self.dropout!r}")
@@ -71,7 +76,7 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the description as plain numbers, texts and lists, for JSON; `from_dict` reads it."""
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        return {"format": FORMAT, **values}
+        return {"format": FORMAT, **values, "head_options": dict(self.head_options)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:
@@ -89,13 +94,14 @@ class ModelConfig:
         strange = [key for key in given if key not in known]
         if strange:
             raise DataError(f"unknown key {strange[0][:80]!r} in a model's description; {suggest(strange[0], known)}")
-        missing = [key for key in known if key not in given]
+        missing = [field.name for field in fields(cls) if field.default is MISSING and field.name not in given]
         if missing:
             raise DataError(f"a model's description lacks {', '.join(missing)}")
         try:
             values: dict[str, Any] = {
-                key: tuple(data[key]) if isinstance(data[key], list) else data[key] for key in known
+                key: tuple(data[key]) if isinstance(data[key], list) else data[key] for key in given
             }
+            values["head_options"] = _as_pairs(data.get("head_options", {}))
             return cls(**values)
         except (TypeError, ValueError) as error:
             raise DataError(f"not a model's description: {error}") from error
@@ -125,6 +131,12 @@ def as_channels(
     if isinstance(values, (int, float)):
         return (float(values),) * in_channels
     return tuple(float(value) for value in values)
+
+
+def _as_pairs(options: object) -> tuple[tuple[str, Any], ...]:
+    if not isinstance(options, Mapping):
+        raise TypeError(f"head_options must be a mapping; got {options!r:.80}")
+    return tuple(sorted(options.items()))
 
 
 def _check_text(value: object, what: str) -> None:

@@ -14,6 +14,7 @@ from mlabel.labels import LabelSpace
 from mlabel.models.backbones import BACKBONES, create_backbone
 from mlabel.models.classifier import Classifier
 from mlabel.models.config import ModelConfig, as_channels, as_image_size
+from mlabel.models.heads import HeadOptions
 from mlabel.models.pretrained import fetch_weights, find_weights, load_weights, usual_statistics
 
 
@@ -25,6 +26,7 @@ def create_model(
     weights: str | Path | WeightsEnum | None = None,
     dropout: float = 0.0,
     hidden: int = 512,
+    head_options: HeadOptions | None = None,
     in_channels: int = 3,
     image_size: int | Sequence[int] = 224,
     mean: float | Sequence[float] | None = None,
@@ -34,15 +36,19 @@ def create_model(
 
     Args:
         backbone: A name of `list_models()`, or a module of yours that maps normalised images (N, C, H, W) to features
-            (N, D) and has D as its attribute `num_features`.
+            (N, D) and has D as its attribute `num_features`. For the heads `csra` and `ml_decoder` it also has a
+            method `feature_map(images)` that returns (N, M, H, W) or tokens (N, T, M), and M as `num_map_features`
+            where that is not D.
         space: The labels.
-        head: `linear`; `mlp`, with one hidden layer; or `multi`, with its own batch norm, dropout and linear layer for
-            each group of the space.
+        head: `linear`; `mlp`, with one hidden layer; `multi`, with its own batch norm, dropout and linear layer for
+            each group of the space; `csra` and `ml_decoder`, which look at every place of the image; or `embedding`,
+            of low rank, for very many labels. See `HEADS`.
         weights: Pretrained weights of the backbone: a name of torchvision's for it, such as "DEFAULT" (downloaded
             unless cached), or the path of a safetensors or state-dict file. What was loaded and what was not is logged
             and kept as `load_report`. None: a random start.
         dropout: The chance that a feature is dropped before the last layer.
-        hidden: Hidden units of the `mlp` head.
+        hidden: Hidden units of the `mlp` head, width of `ml_decoder`, rank of `embedding`.
+        head_options: Arguments of that head's own, such as `{"heads": 4}` of `csra`; None: its defaults.
         in_channels: 3 for RGB or 1 for greyscale images.
         image_size: Side, or height and width, in pixels. Networks of the `vit` and `maxvit` families are made for it.
         mean: Of images in [0, 1], one number or one a channel. None: what the weights were made with, or
@@ -74,6 +80,7 @@ def create_model(
         head=head,
         dropout=dropout,
         hidden=hidden,
+        head_options=tuple(sorted((head_options or {}).items())),
         in_channels=in_channels,
         image_size=as_image_size(image_size),
         mean=as_channels(mean, usual_mean, in_channels),

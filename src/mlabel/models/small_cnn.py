@@ -17,6 +17,7 @@ class SmallCNN(nn.Module):
 
     Attributes:
         num_features: D, twice the channels of the last block.
+        num_map_features: M, those channels.
 
     Example:
         >>> SmallCNN(1)(torch.zeros(2, 1, 32, 32)).shape
@@ -25,7 +26,8 @@ class SmallCNN(nn.Module):
 
     def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
-        self.num_features = 2 * 192
+        self.num_map_features = 192
+        self.num_features = 2 * self.num_map_features
         self.blocks = nn.Sequential(
             *_convolve_and_halve(in_channels, 32),
             *_convolve_and_halve(32, 64),
@@ -36,8 +38,12 @@ class SmallCNN(nn.Module):
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        feature_map = self.blocks(images)
+        feature_map = self.feature_map(images)
         return torch.cat([feature_map.mean(dim=(2, 3)), feature_map.amax(dim=(2, 3))], dim=1)
+
+    def feature_map(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the last feature map (N, M, H / 8, W / 8)."""
+        return self.blocks(images)
 
 
 def _convolve_and_halve(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:

@@ -29,10 +29,11 @@ class Recipe:
         duplicates: Keep pictures whose perceptual hashes differ in at most so many of 64 bits (0: the same pictures) in
             one part, for which every image is read once; None: do not look. Only for data that is split here.
         backbone: Name of the backbone, from `mlabel.models.list_models`.
-        head: Name of the head: `linear`, `mlp` or `multi`.
+        head: Name of the head, from `mlabel.models.HEADS`.
+        head_options: Further arguments of that head, such as `{"heads": 4}` of `csra`.
         weights: Pretrained weights: a name of torchvision, such as `DEFAULT`, or a local file; None: none.
         dropout: Dropout before the last linear layer.
-        hidden: Hidden features of the `mlp` head.
+        hidden: Hidden units of the `mlp` head and of the layers of `multi`, width of `ml_decoder`, rank of `embedding`.
         in_channels: 3 for colour, 1 for greyscale.
         image_size: Pixels of a side; images are resized to this square.
         loss: Name of the loss of the any-of groups, from `mlabel.losses`.
@@ -68,6 +69,7 @@ class Recipe:
     duplicates: int | None = None
     backbone: str = "resnet18"
     head: str = "linear"
+    head_options: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
     dropout: float = 0.0
     hidden: int = 512

@@ -329,6 +329,7 @@ def make_model(recipe: Recipe, train: ImageTable) -> Classifier:
             weights=recipe.weights,
             dropout=recipe.dropout,
             hidden=recipe.hidden,
+            head_options=recipe.head_options,
             in_channels=recipe.in_channels,
             image_size=recipe.image_size,
         )
