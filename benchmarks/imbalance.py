@@ -1,7 +1,8 @@
 """What helps rare labels: losses, weights, samplers, adjusted logits and biases, each beside plain cross-entropy.
 
-A small head is trained on the features that a pretrained EfficientNet-Lite0 has of `mirflickr14` (14 labels) and
-`openclipart_danbooru` (138 labels with at least 20 images), for the same number of steps under every method. Each seed
+A small head is trained on the features that a pretrained EfficientNet-Lite0 has of `mirflickr14` (14 any-of labels),
+`openclipart_danbooru` (138 any-of labels with at least 20 images) and FashionDataset (26 classes of 6 exclusive
+groups), for the same number of steps under every method. Each seed
 splits the images anew, 60/20/20, and draws the head's weights and the order. The learning rate and the step that count
 are those with the best mean AP on the validation part; thresholds are fitted there, too, and everything is measured on
 the test part. Labels are grouped by the deciles of their frequency: tail (the rarest three), middle and head.
@@ -13,7 +14,7 @@ t-interval of the differences seed by seed, widened because the parts of differe
     python -m benchmarks.imbalance --data FOLDER --features FOLDER [--results FILE] [--quick]
 
 `--data` (or MLABEL_DATA) is the folder of the data sets, `--features` where features are kept (a quarter of an hour for
-both where they are not there yet), `--results` a file of JSON lines from which runs that it has are taken. `--quick`
+all where they are not there yet), `--results` a file of JSON lines from which runs that it has are taken. `--quick`
 runs one seed of some methods for a few steps, on made-up features if there is no data.
 """
 
@@ -38,9 +39,9 @@ from torch import nn
 
 from benchmarks.features import load_features
 from mlabel import evaluate, fit_thresholds
-from mlabel.data import ImageTable, make_sampler, read_danbooru, read_mirflickr, stratified_split
+from mlabel.data import ImageTable, make_sampler, read_danbooru, read_fashion, read_mirflickr, stratified_split
 from mlabel.labels import Group, LabelSpace
-from mlabel.losses import NAMES, LogitAdjusted, begin_epoch, create
+from mlabel.losses import EXCLUSIVE_NAMES, NAMES, LogitAdjusted, begin_epoch, create
 from mlabel.metrics import average_precision
 from mlabel.models import create_head
 from mlabel.weights import SCHEMES
@@ -51,7 +52,7 @@ RATES = (3e-4, 1e-3, 3e-3)
 STEPS, QUICK_STEPS, CHECKS = 600, 20, 10
 SEEDS = 5
 BANDS = {"tail": range(3), "middle": range(3, 7), "head": range(7, 10), "all": range(10)}
-# The baseline, and what is the same under another name.
+# The baseline, binary or over classes, and what is the same under another name.
 NOT_MEASURED = ("binary_cross_entropy", "cross_entropy", "multilabel_soft_margin")
 
 
@@ -69,11 +70,13 @@ class Method:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def methods() -> list[Method]:
+def methods(space: LabelSpace) -> list[Method]:
     """Return the baseline, one method for each factor, and combinations."""
+    names = NAMES if space.any_of.any() else EXCLUSIVE_NAMES
+    schemes = [scheme for scheme in SCHEMES if scheme != "neg_pos" or space.any_of.any()]
     single = [Method("baseline")]
-    single += [Method(f"loss {name}", loss=name) for name in NAMES if name not in NOT_MEASURED]
-    single += [Method(f"weighting {scheme}", weighting=scheme) for scheme in SCHEMES]
+    single += [Method(f"loss {name}", loss=name) for name in names if name not in NOT_MEASURED]
+    single += [Method(f"weighting {scheme}", weighting=scheme) for scheme in schemes]
     single += [
         Method(f"sampler {name}, threshold {at}", sampler=name, repeat_threshold=at)
         for name in ("repeat_factor", "instance_aware")
@@ -81,18 +84,28 @@ def methods() -> list[Method]:
     ]
     single += [Method(f"logit adjustment {tau}", logit_adjustment=tau) for tau in (0.5, 1.0)]
     single += [Method("init bias", init_bias="prior")]
-    return single + combinations()
+    return single + (combinations() if space.any_of.any() else exclusive_combinations())
+
+
+REPEAT: dict[str, Any] = {"sampler": "repeat_factor", "repeat_threshold": 0.1}
 
 
 def combinations() -> list[Method]:
-    """Return methods of more than one factor."""
-    losses = [name for name in ("asymmetric", "focal", "two_way", "zlpr") if name in NAMES]
+    """Return methods of more than one factor, for any-of labels."""
+    losses = ("asymmetric", "focal", "two_way", "zlpr")
     made = [Method(f"init bias + {name}", loss=name, init_bias="prior") for name in losses]
     made += [Method(f"init bias + {name}", weighting=name, init_bias="prior") for name in ("power", "effective_number")]
     made += [Method(f"power + {name}", loss=name, weighting="power") for name in ("asymmetric", "focal")]
-    repeat: dict[str, Any] = {"sampler": "repeat_factor", "repeat_threshold": 0.1}
-    made += [Method("init bias + repeat_factor 0.1", init_bias="prior", **repeat)]
-    made += [Method("asymmetric + repeat_factor 0.1", loss="asymmetric", **repeat)]
+    made += [Method("init bias + repeat_factor 0.1", init_bias="prior", **REPEAT)]
+    made += [Method("asymmetric + repeat_factor 0.1", loss="asymmetric", **REPEAT)]
+    return made
+
+
+def exclusive_combinations() -> list[Method]:
+    """Return methods of more than one factor, for exclusive groups."""
+    made = [Method("logit adjustment 0.5 + power", weighting="power", logit_adjustment=0.5)]
+    made += [Method("logit adjustment 1.0 + repeat_factor 0.1", logit_adjustment=1.0, **REPEAT)]
+    made += [Method("logit adjustment 1.0 + focal_cross_entropy", loss="focal_cross_entropy", logit_adjustment=1.0)]
     return made
 
 
@@ -210,6 +223,8 @@ def measure(method: Method, split: Split, *, seed: int, steps: int, rates: Seque
     fitted = evaluate(test, targets, fit_thresholds(val, split.targets(split.val), space=space), space=space)
     half = evaluate(test, targets, 0.5, space=space)
     figures = {"rate": rate, "micro_ap": fitted["micro_ap"], "f1_at_half": half["macro_f1"]}
+    for key in ("accuracy", "mean_class_accuracy") if fitted.groups else ():
+        figures[key] = float(np.mean([each[key] for each in fitted.groups.values()]))
     for band, deciles in BANDS.items():
         labels = np.isin(split.problem.deciles, deciles)
         figures |= {f"{key}_{band}": float(np.nanmean(fitted.per_label[key][labels])) for key in ("f1", "ap")}
@@ -251,9 +266,13 @@ def interval(differences: Sequence[float]) -> tuple[float, float]:
 
 def table_of(rows: list[dict[str, Any]]) -> str:
     """Return the table of one problem in Markdown: figures of the baseline, differences of the others."""
-    keys = [f"{metric}_{band}" for metric in ("f1", "ap") for band in BANDS] + ["micro_ap", "f1_at_half"]
-    titles = [*(f"{metric} {band}" for metric in ("F1", "AP") for band in BANDS), "micro AP", "F1 at 0.5"]
-    lines = ["| method | " + " | ".join(titles) + " |", "|---" * (len(keys) + 1) + "|"]
+    titles = {f"{metric}_{band}": f"{metric.upper()} {band}" for metric in ("f1", "ap") for band in BANDS}
+    if "accuracy" in rows[0]:
+        titles |= {"accuracy": "accuracy", "mean_class_accuracy": "mean class accuracy"}
+    else:
+        titles |= {"micro_ap": "micro AP", "f1_at_half": "F1 at 0.5"}
+    keys = list(titles)
+    lines = ["| method | " + " | ".join(titles.values()) + " |", "|---" * (len(keys) + 1) + "|"]
     by_name: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_name.setdefault(row["name"], []).append(row)
@@ -279,8 +298,16 @@ def problems(data: Path, features: Path) -> Iterator[Problem]:
     for name, table in (
         ("mirflickr14", read_mirflickr(data / "mirflickr14")),
         ("danbooru", read_danbooru(data / "danbooru", min_count=20)),
+        ("fashion", labelled(read_fashion(data / "FashionDataset"))),
     ):
         yield Problem(name, table, load_features(table, features, name))
+
+
+def labelled(table: ImageTable) -> ImageTable:
+    """Return the images of which something is known."""
+    if table.unknown is None:
+        return table
+    return table[np.diff(table.unknown.indptr) < table.space.num_labels]
 
 
 def made_up() -> Problem:
@@ -298,7 +325,6 @@ def main(
     quick: bool, data: Path | None, features: Path | None, results: Path | None
 ) -> dict[str, list[dict[str, Any]]]:
     """Print a table for each data set and return its rows."""
-    wanted = methods()[::5] if quick else methods()
     if data is None or features is None:
         if not quick:
             raise SystemExit("--data (or MLABEL_DATA) and --features are needed, but with --quick")
@@ -307,7 +333,8 @@ def main(
         chosen = problems(data, features)
     rows = {}
     for problem in chosen:
-        rows[problem.name] = run(problem, wanted, quick=quick, results=results)
+        wanted = methods(problem.table.space)
+        rows[problem.name] = run(problem, wanted[::5] if quick else wanted, quick=quick, results=results)
         print(f"\n{problem.name}\n\n{table_of(rows[problem.name])}", flush=True)
     return rows
 

@@ -13,8 +13,7 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 
 from mlabel.labels import Group, LabelSpace
-from mlabel.losses import NAMES, as_loss, create, total
-from mlabel.losses.adjustment import LogitAdjusted
+from mlabel.losses import NAMES, LogitAdjusted, as_loss, begin_epoch, create, total
 from mlabel.models import HEADS, create_head, create_model
 from mlabel.recipes import Recipe
 from mlabel.recipes.imbalance import describe_labels, make_loss
@@ -127,6 +126,18 @@ def test_batches_merge_and_training_takes_it():
     assert denominators == loss.denominators(targets, unknown)
     assert as_loss(loss, SPACE) is loss
     assert loss.double().offset.dtype == torch.float64
+
+
+def test_the_loss_inside_is_told_its_epoch():
+    x, targets, unknown = data()
+    loss, inner = LogitAdjusted(create("splc", space=SPACE), np.ones(5)), create("splc", space=SPACE)
+    values = []
+    for epoch in (0, 1):
+        begin_epoch(loss, epoch)
+        begin_epoch(inner, epoch)
+        values.append(loss(x, targets, unknown))
+        torch.testing.assert_close(values[-1], inner(x + 1, targets, unknown))
+    assert values[0] != values[1]
 
 
 def test_half_precision_logits_are_adjusted_in_float32():

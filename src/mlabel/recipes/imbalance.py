@@ -6,8 +6,7 @@ import numpy as np
 from torch import nn
 
 from mlabel.data import ImageTable
-from mlabel.losses import create
-from mlabel.losses.adjustment import LogitAdjusted
+from mlabel.losses import LogitAdjusted, create
 from mlabel.recipes.recipe import Recipe
 from mlabel.weights import LabelTable, class_weights, describe
 
