@@ -16,6 +16,7 @@ from mlabel.models.map_heads import CSRAHead, MLDecoderHead
 from mlabel.models.pretrained import LoadReport, load_weights
 from mlabel.models.small_cnn import SmallCNN
 from mlabel.models.stages import Stage, freeze, list_stages, unfreeze
+from mlabel.models.stages import Stage, freeze, list_stages, unfreeze
 
 __all__ = [
     "HEADS",
@@ -32,14 +33,18 @@ __all__ = [
     "Preprocess",
     "SmallCNN",
     "Stage",
+    "Stage",
     "create_backbone",
     "create_head",
     "create_model",
     "freeze",
+    "freeze",
     "from_config",
     "list_models",
     "list_stages",
+    "list_stages",
     "load_weights",
     "replace_head",
+    "unfreeze",
     "unfreeze",
 ]

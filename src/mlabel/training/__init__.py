@@ -10,7 +10,16 @@ from mlabel.training.checkpoint import (
     read_description,
     save_checkpoint,
 )
-from mlabel.training.config import ON_BAD, OPTIMIZERS, PRECISIONS, SCHEDULES, TrainConfig
+from mlabel.training.config import (
+    BATCH_NORM,
+    ON_BAD,
+    OPTIMIZERS,
+    PRECISIONS,
+    SCHEDULES,
+    UNFREEZE,
+    WEIGHT_DECAY_ON,
+    TrainConfig,
+)
 from mlabel.training.folder import refuse_used, write_history, write_run_config
 from mlabel.training.loop import Interrupted, fit, train
 from mlabel.training.optimisers import learning_rate, make_optimizer, resolve_precision
@@ -19,10 +28,13 @@ from mlabel.training.state import Event, TrainState
 from mlabel.training.step import StepResult, autocast, train_step
 
 __all__ = [
+    "BATCH_NORM",
     "ON_BAD",
     "OPTIMIZERS",
     "PRECISIONS",
     "SCHEDULES",
+    "UNFREEZE",
+    "WEIGHT_DECAY_ON",
     "BadLog",
     "Event",
     "Interrupted",

@@ -14,6 +14,9 @@ OPTIMIZERS = ("adam", "adamw", "sgd", "adamax", "adadelta")
 SCHEDULES = ("constant", "cosine", "step", "plateau")
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 ON_BAD = ("error", "skip")
+UNFREEZE = ("together", "gradual")
+WEIGHT_DECAY_ON = ("all", "weights")
+BATCH_NORM = ("batch", "frozen")
 _OPTIONS = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
@@ -21,6 +24,9 @@ _OPTIONS = {
     "sampler": SAMPLERS,
     "mix": MIXES,
     "on_bad": ON_BAD,
+    "unfreeze": UNFREEZE,
+    "weight_decay_on": WEIGHT_DECAY_ON,
+    "batch_norm": BATCH_NORM,
 }
 
 # What may differ between a checkpoint and the training that goes on from it, without changing any number that was
@@ -70,6 +76,20 @@ class TrainConfig:
         on_bad: What an image that cannot be read does, in training and when a part is scored: `error` stops and names
             it; `skip` goes on without it, nothing taking its place, and lists it in `bad.jsonl` of the run.
         max_bad: With `skip`, the share of a part that may be bad; beyond it training or scoring stops.
+        freeze: The last stage, counted from the image, that does not train, such as `layer3`; `backbone`: none of them
+            does, only the head; None: all do. See `mlabel.models.list_stages`. Frozen stages have no dropout, and
+            their batch norms use the running statistics and leave them as they are.
+        unfreeze_epoch: With `freeze`, the epochs after which frozen stages train too; None: they never do.
+        unfreeze: How they come to train from then on: `together`, or `gradual`, one more each epoch, the one nearest to
+            the head first.
+        layer_decay: What the learning rate of each stage is multiplied with, against the next one towards the head;
+            the stage nearest to the head has `layer_decay` times `lr`.
+        head_lr: Learning rate of the head, which follows the schedule as `lr` does; None: `lr`.
+        weight_decay_on: What `weight_decay` shrinks: `all` parameters; or `weights` only, not biases, normalisations
+            and other parameters of one dimension.
+        batch_norm: `batch`: the backbone's batch norms use the statistics of each batch in training; `frozen`: their
+            running ones, which then stay those of the pretrained weights, as suits small batches. Their scales and
+            shifts train either way. The head's always use the batch.
 
     Raises:
         ValueError: a value out of its range, or an unknown name.
@@ -107,13 +127,20 @@ class TrainConfig:
     seed: int = 0
     on_bad: str = "error"
     max_bad: float = 0.001
+    freeze: str | None = None
+    unfreeze_epoch: int | None = None
+    unfreeze: str = "together"
+    layer_decay: float = 1.0
+    head_lr: float | None = None
+    weight_decay_on: str = "all"
+    batch_norm: str = "batch"
 
     def __post_init__(self) -> None:
         for name, options in _OPTIONS.items():
             resolve(getattr(self, name), dict.fromkeys(options), name)
         for name in ("epochs", "batch_size", "accumulate", "step_size"):
             _check_count(getattr(self, name), 1, name)
-        for name in ("patience", "eval_every", "save_every"):
+        for name in ("patience", "eval_every", "save_every", "unfreeze_epoch"):
             if getattr(self, name) is not None:
                 _check_count(getattr(self, name), 1, name)
         _check_count(self.warmup_steps, 0, "warmup_steps")
@@ -128,9 +155,13 @@ class TrainConfig:
         check_between(self.repeat_threshold, 0, 1, "repeat_threshold")
         check_between(self.label_smoothing, 0, 1, "label_smoothing")
         check_between(self.max_bad, 0, 1, "max_bad")
-        for name in ("clip_norm", "mix_alpha"):
+        check_positive(self.layer_decay, "layer_decay")
+        check_between(self.layer_decay, 0, 1, "layer_decay")
+        for name in ("clip_norm", "mix_alpha", "head_lr"):
             if getattr(self, name) is not None:
                 check_positive(getattr(self, name), name)
+        if self.unfreeze_epoch is not None and self.freeze is None:
+            raise ValueError("unfreeze_epoch needs freeze, the last stage that is frozen until then")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a dictionary for JSON; `from_dict` reads it."""

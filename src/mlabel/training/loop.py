@@ -29,6 +29,7 @@ from mlabel.training.bad_images import BadLog
 from mlabel.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from mlabel.training.config import TrainConfig
 from mlabel.training.folder import lock_run, refuse_used, write_history, write_run_config
+from mlabel.training.freezing import Freezing
 from mlabel.training.optimisers import learning_rate, make_optimizer, resolve_precision
 from mlabel.training.scoring import score_table
 from mlabel.training.state import Event, TrainState
@@ -143,7 +144,11 @@ def fit(
     history: list[dict[str, Any]] = []
     notes: tuple[str, ...] = ()
     with _signals() as received, closing(events), tqdm(desc="training", unit="step", disable=progress == "none") as bar:
+        trained = -1
         for event in events:
+            if event.trained != trained and not bar.disable:
+                bar.write(f"training {event.trained:,} of {_count(model):,} parameters", file=sys.stderr)
+            trained = event.trained
             _show(bar, event)
             history = event.state.history
             if received and event.kind != "end":
@@ -189,6 +194,7 @@ class _Training:
             max_bad=config.max_bad,
         )
         self.bad = BadLog()
+        self.freezing = Freezing(model, config)
         self.state = TrainState(
             model=model,
             optimizer=make_optimizer(model, config),
@@ -208,6 +214,7 @@ class _Training:
                     yield from self._epoch(run_dir)
                 yield Event.of("end", state, notes=self._notes())
             finally:
+                self.freezing.end()
                 self.loader.close()
 
     def _begin(self, run_dir: Path | None, resume: str | Path | None, allow_changed_data: bool) -> None:
@@ -275,6 +282,7 @@ class _Training:
         state = self.state
         rate = learning_rate(self.config, state.step - state.skipped, state.steps_per_epoch)
         prepared = [self._prepare(batch) for batch in batches]
+        self.freezing.apply(state.epoch)
         with _explained():
             result = train_step(state, self.loss, prepared, precision=self.precision, learning_rate=rate)
         state.batch = batches[-1].number + 1
@@ -302,7 +310,7 @@ class _Training:
         entry: dict[str, Any] = {
             "epoch": state.epoch,
             "step": state.step,
-            "lr": state.optimizer.param_groups[0]["lr"],
+            "lr": state.learning_rate,
             "train_loss": state.train_loss,
             "skipped": state.skipped,
         }
@@ -417,7 +425,13 @@ def _stop(state: TrainState, run_dir: str | Path | None, number: int, data: Mapp
     raise Interrupted(128 + number)
 
 
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def _show(bar: tqdm, event: Event) -> None:
+    if bar.disable:
+        return  # its `write` would write all the same
     state = event.state
     if event.kind == "step":
         if bar.total is None:

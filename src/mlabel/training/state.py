@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mlabel.models import Classifier
+from mlabel.models.stages import count_trained
 from mlabel.training.config import TrainConfig
 
 # The counters of a TrainState, which a checkpoint keeps as JSON.
@@ -79,6 +80,17 @@ class TrainState:
         terms = [total / max(denominator, 1.0) for total, denominator in self.running.values()]
         return float(sum(terms)) if terms else math.nan
 
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the last step, before the factors of stages and head."""
+        group = self.optimizer.param_groups[0]
+        return float(group["lr"] / group.get("lr_scale", 1.0))
+
+    @property
+    def trained(self) -> int:
+        """How many numbers of the model are being trained."""
+        return count_trained(self.model)
+
     def add_loss(self, parts: dict[str, tuple[float, float]]) -> None:
         """Add a step's loss, as sums and denominators of each group, to the running one."""
         for group, (total, denominator) in parts.items():
@@ -130,6 +142,7 @@ class Event:
         loss: Of the step, or the mean training loss since the evaluation before; NaN where there was none.
         metrics: The new history entry of an `eval`; empty otherwise.
         state: The training itself, to look at or to steer, such as by `state.lr_scale`.
+        trained: How many numbers of the model are being trained; fewer than it has where stages are frozen.
         notes: Of an `end`, sentences on what was skipped or passed over, such as bad images; empty otherwise.
     """
 
@@ -139,6 +152,7 @@ class Event:
     loss: float
     metrics: dict[str, Any]
     state: TrainState
+    trained: int = 0
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -152,7 +166,7 @@ class Event:
         notes: tuple[str, ...] = (),
     ) -> Event:
         """Return an event of `kind` at the place where `state` is."""
-        return cls(kind, state.epoch, state.step, loss, metrics or {}, state, notes)
+        return cls(kind, state.epoch, state.step, loss, metrics or {}, state, state.trained, notes)
 
 
 def _number_or_none(value: Any) -> Any:

@@ -51,11 +51,11 @@ def train_step(
         loss: What to lower.
         batches: Those of this step, on any device.
         precision: fp32, bf16 or fp16.
-        learning_rate: Of this step, before `state.lr_scale`.
+        learning_rate: Of this step, before `state.lr_scale` and the `lr_scale` of each of the optimiser's groups.
     """
     _seed_generator(state)
     for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate * state.lr_scale
+        group["lr"] = learning_rate * state.lr_scale * group.get("lr_scale", 1.0)
     restore_buffers = _remember_buffers(state.model)
     parts = _backward(state, loss, [batch.to(state.device) for batch in batches], precision)
     value = sum(total / max(denominator, 1.0) for total, denominator in parts.values())
