@@ -39,6 +39,20 @@ def check_inputs(scores: Any, targets: Any, mask: Any) -> Checked:
     return scores, as_csr(targets, shape=scores.shape), as_unknown(mask, scores.shape)
 
 
+def check_probabilities(scores: Any, targets: Any, mask: Any) -> Checked:
+    """Return what `check_inputs` does, having seen that the scores are in [0, 1]."""
+    checked = check_inputs(scores, targets, mask)
+    held = checked[0]
+    if held.size and not (held.min() >= 0 and held.max() <= 1):
+        bad = (held < 0) | (held > 1)
+        row, column = np.argwhere(bad)[0]
+        raise ValueError(
+            f"scores must be probabilities in [0, 1]; {int(bad.sum())} entries are not, the first at row {row}, column "
+            f"{column}: {held[row, column]}; make them of logits with space.probabilities"
+        )
+    return checked
+
+
 def average_precision(
     scores: Any, targets: Any, mask: Any = None, *, average: str | None = "macro", zero_division: float = math.nan
 ) -> float | np.ndarray:
