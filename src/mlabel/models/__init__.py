@@ -1,9 +1,9 @@
 """Models: from images to logits, one column a label.
 
 `create_model` makes a `Classifier` = preprocess, backbone, head. Where to look: `factory` (making models),
-`classifier` (the module and its preprocessing), `backbones` and `small_cnn` (networks by name), `feature_maps` (what
-they know of every place of the image), `base_head`, `heads` and `map_heads`, `pretrained` (weights from files and from
-torchvision), `config` (the description that is saved).
+`classifier` (the module and its preprocessing), `backbones`, `small_cnn` and `report_networks` (networks by name),
+`feature_maps` (what they know of every place of the image), `base_head`, `heads` and `map_heads`, `pretrained` (weights
+from files and from torchvision), `stages` (what is frozen), `config` (the description that is saved).
 """
 
 from mlabel.models.backbones import create_backbone, list_models
@@ -14,12 +14,15 @@ from mlabel.models.factory import create_model, from_config
 from mlabel.models.heads import HEADS, EmbeddingHead, LinearHead, MLPHead, MultiHead, create_head
 from mlabel.models.map_heads import CSRAHead, MLDecoderHead
 from mlabel.models.pretrained import LoadReport, load_weights
+from mlabel.models.report_networks import CNN3BatchNorm, CNN4MaxPool, CNN5AvgPool, Prior, SEResNet22
 from mlabel.models.small_cnn import SmallCNN
-from mlabel.models.stages import Stage, freeze, list_stages, unfreeze
 from mlabel.models.stages import Stage, freeze, list_stages, unfreeze
 
 __all__ = [
     "HEADS",
+    "CNN3BatchNorm",
+    "CNN4MaxPool",
+    "CNN5AvgPool",
     "CSRAHead",
     "Classifier",
     "EmbeddingHead",
@@ -31,20 +34,18 @@ __all__ = [
     "ModelConfig",
     "MultiHead",
     "Preprocess",
+    "Prior",
+    "SEResNet22",
     "SmallCNN",
-    "Stage",
     "Stage",
     "create_backbone",
     "create_head",
     "create_model",
     "freeze",
-    "freeze",
     "from_config",
     "list_models",
     "list_stages",
-    "list_stages",
     "load_weights",
     "replace_head",
-    "unfreeze",
     "unfreeze",
 ]
