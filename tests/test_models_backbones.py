@@ -9,17 +9,22 @@ from torch import nn
 from torchvision.models import regnet
 
 from mlabel.labels import Group, LabelSpace
-from mlabel.models import SmallCNN, create_backbone, create_model, list_models, replace_head
+from mlabel.models import HEADS, SmallCNN, create_backbone, create_model, list_models, replace_head
 from mlabel.models.backbones import find_first_convolution, has_fixed_size
 
 SPACE = LabelSpace([Group("tags", ["cat", "dog", "owl"])])
 FAMILIES = (
-    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3",
-    "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf", "resnet18",
-    "resnext50_32x4d", "shufflenet_v2_x0_5", "small_cnn", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11_bn",
-    "vit_b_32", "wide_resnet50_2",
+    "alexnet", "cnn3_batchnorm", "cnn4_maxpool", "cnn5_avgpool", "convnext_tiny", "densenet121",
+    "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3", "maxvit_t", "mnasnet0_5",
+    "mobilenet_v2", "mobilenet_v3_small", "prior", "regnet_x_400mf", "regnet_y_400mf", "resnet18",
+    "resnext50_32x4d", "se_resnet22", "shufflenet_v2_x0_5", "small_cnn", "squeezenet1_1", "swin_t", "swin_v2_t",
+    "vgg11_bn", "vit_b_32", "wide_resnet50_2",
 )  # fmt: skip
 TRAINED = (
+    "cnn3_batchnorm",
+    "cnn4_maxpool",
+    "cnn5_avgpool",
+    "se_resnet22",
     "googlenet",
     "mnasnet0_5",
     "mobilenet_v3_small",
@@ -45,21 +50,31 @@ def meta(monkeypatch):
 
 
 def test_the_table_is_torchvisions_and_ours():
-    assert list_models() == ["small_cnn", *torchvision.models.list_models(module=torchvision.models)]
-    assert len(list_models()) >= 81
+    ours = ["small_cnn", "prior", "cnn4_maxpool", "cnn3_batchnorm", "cnn5_avgpool", "se_resnet22"]
+    assert list_models() == [*ours, *torchvision.models.list_models(module=torchvision.models)]
+    assert len(list_models()) >= 86
     assert {name.rstrip("0123456789_") for name in FAMILIES} <= {name.rstrip("0123456789_") for name in list_models()}
 
 
-@pytest.mark.parametrize("name", list_models())
+# One of each family each time, its larger siblings with `-m slow`; a new network of ours each time.
+SIBLINGS = set(torchvision.models.list_models(module=torchvision.models)) - set(FAMILIES)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SIBLINGS else ()) for name in list_models()]
+)
 def test_every_name_builds(name, meta):
     # One channel: that is the harder half. Making it already runs it on one image of 224 pixels.
     backbone = create_backbone(name, in_channels=1)
-    _, first = find_first_convolution(backbone)
-    assert first.weight.shape[1] == first.in_channels == 1
+    if name != "prior":
+        _, first = find_first_convolution(backbone)
+        assert first.weight.shape[1] == first.in_channels == 1
     assert backbone.training
-    model = create_model(backbone, SPACE, in_channels=1)
-    assert model.num_features >= 256
+    model = create_model(backbone, SPACE, in_channels=1, head="csra")
+    assert model.num_features >= 256 or name == "prior"
     assert model.state_dict()
+    # The head is as wide as the feature map, for which that was made.
+    assert model.head.linear.in_features >= 128 or name == "prior"
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -71,13 +86,73 @@ def test_every_family_takes_two_sizes_and_new_heads(name, meta):
         with pytest.raises(ValueError, match=r"takes images of \(224, 224\) \(height, width\) only"):
             model.features(torch.empty(2, 3, other_size, other_size))
         model = create_model(name, SPACE, image_size=other_size)
-    features = model.features(torch.empty(2, 3, other_size, other_size))
+    images = torch.empty(2, 3, other_size, other_size)
+    features, feature_map = model.features(images), model.feature_map(images)
     assert features.shape == (2, model.num_features)
-    other = replace_head(model, LabelSpace([Group("a", ["x", "y"]), Group("b", ["z"])]), head="multi")
-    assert other.head(features).shape == (2, 3)
+    assert feature_map.ndim == 4
+    assert feature_map.shape[2] == feature_map.shape[3] >= 3 or name == "prior"
+    space = LabelSpace([Group("a", ["x", "y"]), Group("b", ["z"])])
+    for head in HEADS:
+        other = replace_head(model, space, head=head, hidden=8).eval()
+        assert other.head(feature_map if other.head.takes_map else features).shape == (2, 3)
+        assert other.backbone is model.backbone
     dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
-    # Only the hidden layers of AlexNet and VGG and the blocks of the transformers keep dropouts of their own.
-    assert len(dropouts) == 1 or name in {"alexnet", "vgg11_bn", "vit_b_32", "maxvit_t", "swin_t", "swin_v2_t"}
+    # Only the hidden layers of AlexNet and VGG, the report's CNNs and the blocks of the transformers keep their own.
+    own = {"alexnet", "vgg11_bn", "vit_b_32", "maxvit_t", "swin_t", "swin_v2_t", "cnn4_maxpool", "cnn5_avgpool"}
+    assert len(dropouts) == 1 or name in own
+
+
+# What follows the pooling, where more than nothing does.
+AFTER_POOLING = {"alexnet", "cnn4_maxpool", "cnn3_batchnorm", "cnn5_avgpool", "convnext_tiny", "maxvit_t"}
+AFTER_POOLING |= {"mobilenet_v3_small", "small_cnn", "vgg11_bn", "vit_b_32"}
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in AFTER_POOLING])
+def test_features_are_the_mean_of_the_map(name):
+    torch.manual_seed(0)
+    size = 224 if has_fixed_size(name) else 96
+    model = create_model(name, SPACE, image_size=size).eval()
+    images = torch.rand(1, 3, size, size)
+    with torch.no_grad():
+        wanted = model.feature_map(images).mean(dim=(2, 3))
+        torch.testing.assert_close(model.features(images), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_the_map_of_a_vision_transformer_is_its_patches():
+    torch.manual_seed(0)
+    model = create_model("vit_b_32", SPACE, image_size=64, head="csra").eval()
+    nn.init.normal_(model.backbone.encoder.pos_embedding)
+    found = []
+    model.backbone.encoder.register_forward_hook(lambda module, inputs, tokens: found.append(tokens))
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        model.features(images)
+        feature_map = model.feature_map(images)
+    torch.testing.assert_close(feature_map[:, :, 0, 1], found[0][:, 2])
+    torch.testing.assert_close(feature_map[:, :, 1, 0], found[0][:, 3])
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("name", ["small_cnn", "prior", "cnn4_maxpool"])
+def test_small_models_are_exported(name, head):
+    _check_export(name, head)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_is_exported(name):
+    _check_export(name, "linear", size=224 if has_fixed_size(name) or name == "inception_v3" else 64)
+    _check_export(name, "csra", size=224 if has_fixed_size(name) or name == "inception_v3" else 64)
+
+
+def _check_export(name, head, *, size=32):
+    torch.manual_seed(0)
+    model = create_model(name, SPACE, head=head, hidden=8, image_size=size).eval()
+    images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
+    program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("n", min=1, max=64)},))
+    more = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(more), model(more), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("in_channels", [1, 3])

@@ -1,7 +1,7 @@
 """Backbones: networks that map images (N, C, H, W) to features (N, D).
 
-Each torchvision classification network becomes one by taking its classification layer away, and `small_cnn` is one by
-itself. `BACKBONES` is the fixed table in which names resolve.
+Each torchvision classification network becomes one by taking its classification layer away; `small_cnn` and the
+networks of `report_networks` are made as such. `BACKBONES` is the fixed table in which names resolve.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import nn
 
 from mlabel._checks import resolve
 from mlabel.models.feature_maps import run_on_meta
+from mlabel.models.report_networks import CNN3BatchNorm, CNN4MaxPool, CNN5AvgPool, Prior, SEResNet22
 from mlabel.models.small_cnn import SmallCNN
 
 # The networks that torchvision makes with auxiliary classifiers, and with an input normalisation of their own.
@@ -90,8 +91,8 @@ def _build_torchvision(name: str, *, in_channels: int, image_size: tuple[int, in
     return network
 
 
-def _build_small_cnn(*, in_channels: int, image_size: tuple[int, int]) -> nn.Module:
-    return SmallCNN(in_channels)
+def _build_own(network: Callable[[int], nn.Module], *, in_channels: int, image_size: tuple[int, int]) -> nn.Module:
+    return network(in_channels)
 
 
 def _torchvision_options(name: str, image_size: tuple[int, int]) -> dict[str, Any]:
@@ -143,6 +144,12 @@ def _size_error(name: str, image_size: tuple[int, int], error: Exception) -> Val
 BackboneFactory = Callable[..., nn.Module]
 
 BACKBONES: Mapping[str, BackboneFactory] = {
-    "small_cnn": _build_small_cnn,
+    "small_cnn": partial(_build_own, SmallCNN),
+    # Of the reports, which name none of them; so these say what they are.
+    "prior": partial(_build_own, Prior),
+    "cnn4_maxpool": partial(_build_own, CNN4MaxPool),
+    "cnn3_batchnorm": partial(_build_own, CNN3BatchNorm),
+    "cnn5_avgpool": partial(_build_own, CNN5AvgPool),
+    "se_resnet22": partial(_build_own, SEResNet22),
     **{name: partial(_build_torchvision, name) for name in torchvision.models.list_models(module=torchvision.models)},
 }

@@ -125,7 +125,7 @@ def _swin(network: Any, images: torch.Tensor) -> torch.Tensor:
 
 def _vit(network: Any, images: torch.Tensor) -> torch.Tensor:
     patches = network._process_input(images)
-    tokens = torch.cat([network.class_token.expand(len(patches), -1, -1), patches], dim=1)
+    tokens = torch.cat([network.class_token.expand(patches.shape[0], -1, -1), patches], dim=1)
     grid = (images.shape[2] // network.patch_size, images.shape[3] // network.patch_size)
     return network.encoder(tokens)[:, 1:].transpose(1, 2).unflatten(2, grid)
 

@@ -168,7 +168,7 @@ class MLDecoderHead(Head):
         def split(values: torch.Tensor) -> torch.Tensor:
             return values.unflatten(-1, (self.attention_heads, -1)).transpose(-2, -3)
 
-        query = split(self.to_query(queries)).expand(len(places), -1, -1, -1)
+        query = split(self.to_query(queries)).expand(places.shape[0], -1, -1, -1)
         seen = F.scaled_dot_product_attention(query, split(self.to_key(places)), split(self.to_value(places)))
         return self.attended(seen.transpose(1, 2).flatten(2))
 
