@@ -38,6 +38,7 @@ _NAMES = {
     "TrainState": "mlabel.training",
     "create_model": "mlabel.models",
     "evaluate": "mlabel.metrics",
+    "explain": "mlabel.report",
     "fit": "mlabel.training",
     "fit_thresholds": "mlabel.decisions",
     "train": "mlabel.training",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from mlabel.recipes.copies import keep_copies_together
 from mlabel.recipes.evaluation import RunEvaluation
 from mlabel.recipes.imbalance import describe_labels, make_loss
 from mlabel.recipes.recipe import Recipe
-from mlabel.report import plot_examples, write_report
+from mlabel.report import explain, plot_examples, plot_explanations, write_report
 from mlabel.training import (
     BadLog,
     TableScores,
@@ -43,6 +43,7 @@ _log = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 EXAMPLES = 24  # images in the picture of a run
+EXPLAINED = 12  # of these, those of which it is drawn where the model looked
 SHOWN_LABELS = 40  # of the table of weights, the rarest ones; the file has all
 
 
@@ -362,23 +363,49 @@ def write_evaluation(run: Run, result: RunEvaluation, *, next_command: str | Non
         comparison=result.columns,
         evaluation=result.best,
         history=history,
-        pictures={"Examples": _draw_examples(run, result, folder / "examples.png")},
+        pictures=_draw_pictures(run, result, folder),
         config=run.recipe.to_dict(),
         notes=(result.coverage, *result.notes),
         next_command=next_command or f"mlabel predict --bundle {run.folder / 'bundle'} IMAGE_OR_FOLDER",
     )
 
 
-def _draw_examples(run: Run, result: RunEvaluation, path: Path) -> Path:
-    """Draw some images of the part with what holds and what was decided."""
+def _draw_pictures(run: Run, result: RunEvaluation, folder: Path) -> dict[str, Path]:
+    """Draw some images of the part: what holds and was decided, and where the model looked; return caption to file."""
     table, model = run.parts[result.part], run.model
     rows = result.rows[np.sort(np.random.default_rng(0).permutation(result.scored)[:EXAMPLES])]
     dataset = ImageDataset(table, image_size=model.image_size, channels=model.in_channels)
+    images = [dataset[int(row)][1].numpy() for row in rows]
+    drawn = {"Examples": _draw_examples(run, result, rows, images, folder / "examples.png")}
+    try:
+        drawn["What it looked at"] = _draw_explanations(run, result, rows, images, folder / "looked-at.png")
+    except TypeError as error:  # a network that keeps no map of places
+        _log.info("no picture of what it looked at: %s", error)
+    return drawn
+
+
+def _draw_explanations(
+    run: Run, result: RunEvaluation, rows: np.ndarray, images: Sequence[np.ndarray], path: Path
+) -> Path:
+    """Draw the first of some images, each with where the model looked for the label of the highest score."""
+    rows, shown = rows[:EXPLAINED], np.stack(images[:EXPLAINED])
+    top = result.scores[rows].argmax(axis=1)
+    names, ids = run.model.space.names, run.parts[result.part].ids
+    captions = [
+        [Path(str(ids[row])).name, f"{names[label]} {result.scores[row, label]:.2f}"]
+        for row, label in zip(rows, top, strict=True)
+    ]
+    return plot_explanations(shown, explain(run.model, shown, top[:, None]), path, captions=captions)
+
+
+def _draw_examples(run: Run, result: RunEvaluation, rows: np.ndarray, images: Sequence[np.ndarray], path: Path) -> Path:
+    """Draw images of the part with what holds and what was decided."""
+    table = run.parts[result.part]
     saved = run.folder / "thresholds.json"
     levels = Thresholds.load(saved, table.space) if saved.exists() else 0.5
     chosen = table[rows]
     return plot_examples(
-        [dataset[int(row)][1].numpy() for row in rows],
+        images,
         names=table.space.names,
         scores=result.scores[rows],
         targets=chosen.targets,

@@ -8,12 +8,15 @@ from mlabel.report.plots import (
     plot_history,
     plot_labels_per_image,
 )
-from mlabel.report.sheet import plot_augmented, plot_sheet
+from mlabel.report.saliency import explain
+from mlabel.report.sheet import plot_augmented, plot_explanations, plot_sheet
 
 __all__ = [
+    "explain",
     "plot_augmented",
     "plot_correlation",
     "plot_examples",
+    "plot_explanations",
     "plot_frequencies",
     "plot_history",
     "plot_labels_per_image",

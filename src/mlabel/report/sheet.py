@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _GAP, _LINE = 8, 18  # pixels between images, and of the line under each
 _LEAST = 96  # smaller images are enlarged by a whole number
+_DARK = 0.15  # of the light that is left where no label looked
 _WIDTH = 1600  # of a sheet; with wider images there is one in a row
 
 
@@ -39,7 +40,42 @@ def plot_augmented(dataset: ImageDataset, row: int, *, epochs: Sequence[int], pa
     return plot_sheet(images, path, captions=[f"epoch {epoch}" for epoch in epochs])
 
 
-def plot_sheet(images: Sequence[Any], path: str | Path, *, captions: Sequence[str]) -> Path:
+def plot_explanations(images: Any, maps: Any, path: str | Path, *, captions: Sequence[Sequence[str]]) -> Path:
+    """Draw each image beside what each of some labels looked at in it into the PNG file `path`, and return the path.
+
+    A map works as a light: where it is 1 the image is as it is, and where it is 0 it is nearly dark.
+
+    Args:
+        images: uint8 (N, C, H, W) with 1 or 3 channels.
+        maps: In [0, 1], (N, K, H, W), as `explain` gives them.
+        path: The file to write.
+        captions: For each image a line under itself and one under each of its K maps.
+
+    Raises:
+        ValueError: no images, or shapes that do not fit each other.
+
+    Example:
+        >>> import tempfile
+        >>> images, maps = np.zeros((2, 3, 96, 96), np.uint8), np.ones((2, 1, 96, 96))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     captions = [["a.jpg", "cat 0.93"], ["b.jpg", "dog 0.51"]]
+        ...     plot_explanations(images, maps, f"{folder}/seen.png", captions=captions).name
+        'seen.png'
+    """
+    pixels, light = to_numpy(images), to_numpy(maps)
+    if light.ndim != 4 or pixels.ndim != 4 or (len(light), *light.shape[2:]) != (len(pixels), *pixels.shape[2:]):
+        raise ValueError(f"maps (N, K, H, W) of images (N, C, H, W) were wanted; got {light.shape} of {pixels.shape}")
+    if [len(each) for each in captions] != [1 + light.shape[1]] * len(pixels):
+        raise ValueError(f"captions must be {1 + light.shape[1]} an image, for {len(pixels)} images")
+    drawn = []
+    for image, own in zip(pixels, light, strict=True):
+        lit = (_DARK + (1 - _DARK) * own)[:, None] * image
+        drawn += [image, *np.round(lit).astype(np.uint8)]
+    texts = [text for each in captions for text in each]
+    return plot_sheet(drawn, path, captions=texts, in_a_row=1 + light.shape[1])
+
+
+def plot_sheet(images: Sequence[Any], path: str | Path, *, captions: Sequence[str], in_a_row: int = 1) -> Path:
     """Draw images of one size in rows into the PNG file `path`, and return the path.
 
     No pixel is changed: images are neither smoothed nor scaled, but for small ones, of which each pixel becomes a
@@ -49,6 +85,7 @@ def plot_sheet(images: Sequence[Any], path: str | Path, *, captions: Sequence[st
         images: uint8 (C, H, W) with 1 or 3 channels, all of one shape; NumPy or torch.
         path: The file to write.
         captions: A line under each image.
+        in_a_row: So many images, from the first on, always stand side by side.
 
     Raises:
         ValueError: no images, shapes that differ, or not one caption an image.
@@ -64,12 +101,15 @@ def plot_sheet(images: Sequence[Any], path: str | Path, *, captions: Sequence[st
     pictures = [_pixels(image) for image in images]
     if not pictures or len({picture.shape for picture in pictures}) > 1:
         raise ValueError(f"images of one shape were wanted; got {[picture.shape for picture in pictures]}")
+    if len(pictures) % in_a_row:
+        raise ValueError(f"images in rows of {in_a_row} were wanted; got {len(pictures)}")
     if len(captions) != len(pictures):
         raise ValueError(f"captions must be one an image ({len(pictures)}); got {len(captions)}")
     scale = max(1, math.ceil(_LEAST / min(pictures[0].shape[:2])))
     height, width = (side * scale for side in pictures[0].shape[:2])
-    rows = math.ceil(len(pictures) / max(1, (_WIDTH - _GAP) // (width + _GAP)))
-    columns = math.ceil(len(pictures) / rows)
+    units = len(pictures) // in_a_row
+    rows = math.ceil(units / max(1, (_WIDTH - _GAP) // (in_a_row * (width + _GAP))))
+    columns = math.ceil(units / rows) * in_a_row
     sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, rows * (height + _LINE + _GAP) + _GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
     for place, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
