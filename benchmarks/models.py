@@ -2,6 +2,8 @@
 
 Training steps and predictions in turn, from uint8 images, with the same weights, layout and precision; the ratio is
 the median over the pairs. Run `python -m benchmarks.models`, or with `--quick` for one small network and few pairs.
+With `--ways` the `Classifier` stands beside itself instead, in other layouts and precisions, with a fused optimiser and
+compiled: what is worth choosing on this machine.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +26,27 @@ LABELS = 40
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Backbone, side of the image, batch.
 CASES = (("resnet18", 64, 64), ("resnet50", 128, 16), ("efficientnet_b0", 128, 16))
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to run a network."""
+
+    name: str
+    layout: torch.memory_format = torch.channels_last
+    precision: torch.dtype = torch.bfloat16
+    fused: bool = True
+    compiled: bool = False
+
+
+WAYS = (
+    Way("float32", torch.contiguous_format, torch.float32, fused=False),
+    Way("channels_last", precision=torch.float32, fused=False),
+    Way("bf16", torch.contiguous_format, fused=False),
+    Way("bf16, channels_last", fused=False),
+    Way("the same, fused"),
+    Way("the same, compiled", compiled=True),
+)
 
 
 class Bare(nn.Module):
@@ -46,9 +70,11 @@ def make_pair(backbone: str, side: int) -> dict[str, nn.Module]:
     return {"peer": peer.to(memory_format=torch.channels_last), "ours": ours.to(memory_format=torch.channels_last)}
 
 
-def training_step(model: nn.Module, images: torch.Tensor, precision: torch.dtype) -> Callable[[], None]:
+def training_step(
+    model: nn.Module, images: torch.Tensor, precision: torch.dtype, *, fused: bool = False
+) -> Callable[[], None]:
     """Return a function that takes one step."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, fused=fused)
     targets = torch.zeros(len(images), LABELS)
     model.train()
 
@@ -79,12 +105,42 @@ def interleaved(ways: dict[str, Callable[[], None]], count: int, pairs: int) -> 
     for number in range(pairs + 1):
         # Who goes first alternates, since the second finds a warmer or a hotter machine.
         for name in sorted(ways, reverse=bool(number % 2)):
-            begun = time.perf_counter()
-            ways[name]()
-            rates[name].append(count / (time.perf_counter() - begun))
+            rates[name].append(_rate(ways[name], count))
     kept = {name: values[1:] for name, values in rates.items()}  # the first of each warms up
     ratios = [ours / peer for ours, peer in zip(kept["ours"], kept["peer"], strict=True)]
     return {**{name: statistics.median(values) for name, values in kept.items()}, "ratio": statistics.median(ratios)}
+
+
+def compare_ways(quick: bool = False) -> None:
+    """Print images a second of each way, train and predict, as the median over rounds in which all take turns."""
+    cases, rounds = ((("resnet18", 32, 16),), 2) if quick else (CASES, 10)
+    for backbone, side, batch in cases:
+        images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
+        rates: dict[tuple[str, str], list[float]] = {}
+        models = {way: make_pair(backbone, side)["ours"].to(memory_format=way.layout) for way in WAYS}
+        for what in ("train", "predict"):  # one after the other: each has its mode
+            calls = {way.name: _call(what, way, model, images) for way, model in models.items()}
+            for _ in range(rounds + 1):
+                for name, call in calls.items():
+                    rates.setdefault((what, name), []).append(_rate(call, batch))
+        print(f"\n| {backbone}, {side} px, batch {batch} | train | predict |\n|---|---|---|")
+        for way in WAYS:
+            shown = [statistics.median(rates[what, way.name][1:]) for what in ("train", "predict")]
+            print(f"| {way.name} | " + " | ".join(f"{rate:.0f}" for rate in shown) + " |")
+
+
+def _call(what: str, way: Way, model: nn.Module, images: torch.Tensor) -> Callable[[], None]:
+    images = images.contiguous(memory_format=way.layout)
+    network = torch.compile(model) if way.compiled else model
+    if what == "train":
+        return training_step(network, images, way.precision, fused=way.fused)
+    return prediction(network, images, way.precision)
+
+
+def _rate(call: Callable[[], None], count: int) -> float:
+    begun = time.perf_counter()
+    call()
+    return count / (time.perf_counter() - begun)
 
 
 def main(quick: bool = False) -> list[dict[str, Any]]:
@@ -108,4 +164,6 @@ def main(quick: bool = False) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one small network, few pairs")
-    main(parser.parse_args().quick)
+    parser.add_argument("--ways", action="store_true", help="layouts, precisions, optimiser and compiler, ours only")
+    options = parser.parse_args()
+    (compare_ways if options.ways else main)(options.quick)
