@@ -197,6 +197,26 @@ def test_grad_cam_of_a_transformer_knows_labels() -> None:
     assert not torch.allclose(maps[:, 0], maps[:, 1], atol=0.1)
 
 
+def test_grad_cam_of_a_transformer_against_the_last_layer_written_out() -> None:
+    model, images = make_patches().eval(), pictures(2, 32)
+    vit = model.backbone
+    with torch.no_grad():
+        patches = vit._process_input(model.preprocess(images))
+        tokens = torch.cat([vit.class_token.expand(2, -1, -1), patches], dim=1) + vit.encoder.pos_embedding
+        tokens = vit.encoder.layers[0](tokens)
+    last = vit.encoder.layers[1]
+    seen = last.ln_1(tokens).detach().requires_grad_()
+    after = tokens + last.self_attention(seen, seen, seen, need_weights=False)[0]
+    after = vit.encoder.ln(after + last.mlp(last.ln_2(after)))
+    slope = torch.autograd.grad(model.head(after[:, 0])[:, 2].sum(), seen)[0][:, 1:]
+    expected = (slope.mean(1, keepdim=True) * seen[:, 1:]).sum(2).relu().reshape(2, 1, 4, 4).detach()
+    assert expected.amax((1, 2, 3)).min() > 0
+    expected = nn.functional.interpolate(expected, size=(32, 32), mode="bilinear")
+    expected = expected / expected.amax((2, 3), keepdim=True)
+    got = explain(model, images, ["bird"], method="grad_cam")
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
+
+
 def test_heads_on_feature_maps_and_the_patches_of_a_transformer() -> None:
     torch.manual_seed(0)
     for backbone in ("small_cnn", "vit_b_32"):
