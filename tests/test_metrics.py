@@ -7,9 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-import scipy.sparse as sp
 import sklearn.metrics as sk
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from metrics_cases import Problem, problems, quick
@@ -63,67 +61,6 @@ def same(first: object, second: object, name: str = "") -> None:
 
 
 # --- properties ---------------------------------------------------------------------------------------------------
-
-
-@given(problem=problems(), seed=st.integers(0, 99))
-@quick
-def test_order_of_samples_and_labels_does_not_matter(problem: Problem, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    rows, columns = rng.permutation(problem.targets.shape[0]), rng.permutation(problem.targets.shape[1])
-    mixed = [array[rows][:, columns] for array in problem.decided]
-    for name, function in FUNCTIONS.items():
-        before = function(*problem.decided)
-        same(function(*mixed), before[columns] if isinstance(before, np.ndarray) else before, name)
-
-
-@given(problem=problems())
-@quick
-def test_every_sample_twice_changes_nothing(problem: Problem) -> None:
-    twice = [np.repeat(array, 2, axis=0) for array in problem.decided]
-    for name, function in FUNCTIONS.items():
-        same(function(*twice), function(*problem.decided), name)
-
-
-@given(problem=problems())
-@quick
-def test_every_form_of_input_gives_the_same(problem: Problem) -> None:
-    decisions, targets, known = problem.decided
-    tensors = torch.tensor(decisions), torch.tensor(targets), torch.tensor(known)
-    sparse = sp.csr_array(decisions), sp.csr_matrix(targets), sp.coo_array(~known)
-    numbers = decisions.astype(np.int64), targets.astype(np.float32), known
-    for name, function in FUNCTIONS.items():
-        for form in (tensors, sparse, numbers):
-            same(function(*form), function(*problem.decided), name)
-
-
-@given(problem=problems())
-@quick
-def test_what_is_unknown_has_no_say(problem: Problem) -> None:
-    decisions, targets, known = problem.decided
-    flipped = decisions ^ ~known, targets.astype(bool) ^ ~known, known
-    for name, function in FUNCTIONS.items():
-        same(function(*flipped), function(*problem.decided), name)
-
-
-@given(problem=problems())
-@quick
-def test_a_label_is_as_if_its_unknown_samples_were_deleted(problem: Problem) -> None:
-    decisions, targets, known = problem.decided
-    for name in (name for name in FUNCTIONS if name.endswith("-None")):
-        found = FUNCTIONS[name](decisions, targets, known)
-        for label in range(targets.shape[1]):
-            rows, column = known[:, label], slice(label, label + 1)
-            same(found[label], FUNCTIONS[name](decisions[rows, column], targets[rows, column])[0], name)
-
-
-@given(problem=problems())
-@quick
-def test_a_sample_is_as_if_its_unknown_labels_were_deleted(problem: Problem) -> None:
-    decisions, targets, known = problem.decided
-    rows = [(slice(i, i + 1), held) for i, held in enumerate(known) if held.any()]
-    for name in [name for name in FUNCTIONS if name.endswith("-samples")] + ["exact_match"]:
-        each = [FUNCTIONS[name](decisions[place], targets[place]) for place in rows]
-        same(FUNCTIONS[name](decisions, targets, known), np.mean(each) if each else math.nan, name)
 
 
 @given(problem=problems(), cut=st.integers(0, 12))
@@ -296,14 +233,6 @@ def test_mean_class_accuracy_by_hand() -> None:
     same(mean_class_accuracy(chosen, truth, zero_division=0), (2 / 3 + 1 + 0) / 3)
     known = np.array([[True] * 3, [True] * 3, [False] * 3, [True] * 3])
     same(mean_class_accuracy(chosen, truth, known), 1.0)
-
-
-@pytest.mark.parametrize("shape", [(0, 3), (3, 1), (0, 1)])
-def test_nothing_to_measure_is_nan_and_no_warning(shape: tuple[int, int]) -> None:
-    nothing, unknown = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
-    for name, function in FUNCTIONS.items():
-        assert np.isnan(function(nothing, nothing, unknown)).all(), name
-    assert len(confusion_counts(nothing, nothing)) == shape[1]
 
 
 # --- messages -----------------------------------------------------------------------------------------------------

@@ -15,12 +15,12 @@ import scipy.sparse as sp
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from metrics_cases import Problem, problems, quick
+from metrics_cases import CURVES, PROBABILISTIC, RATIOS, ROWS, Problem, problems, quick
 
 from mlabel import Group, LabelSpace, metrics
 from mlabel.metrics import Evaluation, comparison_table, confusion_counts, evaluate
 from mlabel.metrics import _blocks as blocks_module
-from mlabel.metrics.evaluation import EXTRA_METRICS
+from mlabel.metrics.evaluation import EXTRA_METRICS, LABEL_METRICS
 
 SPACE = LabelSpace([Group("tags", ["cat", "dog"]), Group("rating", ["safe", "risky", "other"], exclusive=True)])
 SCORES = np.array(
@@ -58,15 +58,25 @@ def grouped(draw: st.DrawFn) -> tuple[LabelSpace, Problem]:
 @quick
 def test_every_number_is_that_of_its_function(zero_division: float, problem: Problem) -> None:
     result = evaluate(
-        problem.scores, problem.targets, mask=problem.known, include=EXTRA_METRICS, zero_division=zero_division
+        problem.scores,
+        problem.targets,
+        mask=problem.known,
+        include=[*EXTRA_METRICS, *LABEL_METRICS],
+        zero_division=zero_division,
     )
     fill = {"zero_division": zero_division}
-    for name in ("precision", "recall", "f1", "jaccard", "specificity"):
-        function = getattr(metrics, name)
-        for average in ("micro", "macro", "weighted", "samples"):
+    for name, function in RATIOS.items():
+        for average in ("micro", "macro", "weighted", "samples") if name != "accuracy" else ():
             same(result[f"{average}_{name}"], function(*problem.decided, average=average, **fill), f"{average}_{name}")
-        if name != "specificity":
-            same(result.per_label[name], function(*problem.decided, average=None, **fill), name)
+        same(result.per_label[name], function(*problem.decided, average=None, **fill), name)
+    for table, of_table in ((CURVES, fill), (PROBABILISTIC, {})):
+        for name, function in table.items():
+            if name in LABEL_METRICS:
+                for average in ("micro", "macro", "weighted"):
+                    same(result[f"{average}_{name}"], function(*problem.scored, average=average, **of_table), name)
+                same(result.per_label[name], function(*problem.scored, average=None, **of_table), name)
+    for name, function in ROWS.items():
+        same(result[name], function(*problem.scored), name)
     same(result["hamming_loss"], metrics.hamming_loss(*problem.decided))
     same(result["exact_match"], metrics.exact_match(*problem.decided))
     same(result["label_accuracy"], metrics.label_accuracy(*problem.decided, average="macro", **fill))
@@ -205,6 +215,16 @@ def test_an_empty_table_is_nan_and_no_warning() -> None:
     assert math.isnan(evaluate(np.zeros((0, 5)), np.zeros((0, 5)), space=SPACE, zero_division=0)["rating.accuracy"])
 
 
+def test_what_is_included_goes_where_it_belongs() -> None:
+    result = evaluate(SCORES, TARGETS, include=["mcc", "macro_kappa", "one_error", "micro_ece"], space=SPACE)
+    assert "mcc" in result.per_label
+    assert {"macro_kappa", "one_error", "micro_ece"} <= set(result.metrics)
+    assert not {"mcc", "kappa", "ece"} & set(result.metrics)
+    assert not {"kappa", "ece", "one_error"} & set(result.per_label)
+    assert result["one_error"] == metrics.one_error(SCORES[:, :2], TARGETS[:, :2])  # the any-of columns
+    assert result.label_rows("mcc")[0]["mcc"] == np.nanmax(result.per_label["mcc"])
+
+
 # --- the result as mapping, text and JSON -------------------------------------------------------------------------
 
 
@@ -301,6 +321,8 @@ def test_messages() -> None:
         evaluate([[0.1, math.nan]], [[0, 1]])
     with pytest.raises(ValueError, match="unknown metric 'micro_auc'; did you mean 'micro_auroc'"):
         evaluate(SCORES, TARGETS, include=["micro_auc"])
+    with pytest.raises(ValueError, match=r"in \[0, 1\]; 1 entries are not, the first at row 0, column 1: 2.0"):
+        evaluate([[0.5, 2.0]], [[0, 1]], include=["brier"])
     with pytest.raises(TypeError, match="include must be a list of metric names; got the string 'map'"):
         evaluate(SCORES, TARGETS, include="map")
     with pytest.raises(ValueError, match="scores have 4 columns, but the space has 5 labels"):
@@ -319,6 +341,8 @@ def test_messages() -> None:
         evaluate(SCORES, TARGETS).label_rows("f2")
     with pytest.raises(KeyError, match=r"no metric 'micro_auroc' was measured; ask for it with include="):
         evaluate(SCORES, TARGETS)["micro_auroc"]
+    with pytest.raises(KeyError, match=r"no metric 'ap' was measured; it is one of each label: see per_label"):
+        evaluate(SCORES, TARGETS)["ap"]
     with pytest.raises(KeyError, match=r"no metric 'marco_f1' was measured; did you mean 'macro_f1'"):
         evaluate(SCORES, TARGETS)["marco_f1"]
 

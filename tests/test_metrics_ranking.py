@@ -7,11 +7,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-import scipy.sparse as sp
 import sklearn.metrics as sk
-import torch
 from hypothesis import given
-from hypothesis import strategies as st
 from metrics_cases import Problem, present, problems, quick
 
 from mlabel.metrics import (
@@ -51,33 +48,6 @@ def same(first: object, second: object, name: str = "") -> None:
 # --- properties ---------------------------------------------------------------------------------------------------
 
 
-@given(problem=problems(), seed=st.integers(0, 99))
-@quick
-def test_order_of_samples_and_labels_does_not_matter(problem: Problem, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    rows, columns = rng.permutation(problem.targets.shape[0]), rng.permutation(problem.targets.shape[1])
-    mixed = [array[rows][:, columns] for array in problem.scored]
-    for name, function in FUNCTIONS.items():
-        before = function(*problem.scored)
-        same(function(*mixed), before[columns] if isinstance(before, np.ndarray) else before, name)
-
-
-@given(problem=problems())
-@quick
-def test_only_the_order_of_scores_matters(problem: Problem) -> None:
-    for name, function in FUNCTIONS.items():
-        for moved in (np.exp(problem.scores), 1000 * problem.scores - 7, problem.scores.astype(np.float64) ** 3):
-            same(function(moved, problem.targets, problem.known), function(*problem.scored), name)
-
-
-@given(problem=problems())
-@quick
-def test_every_sample_twice_changes_nothing(problem: Problem) -> None:
-    twice = [np.repeat(array, 2, axis=0) for array in problem.scored]
-    for name, function in FUNCTIONS.items():
-        same(function(*twice), function(*problem.scored), name)
-
-
 @given(problem=problems())
 @quick
 def test_negated_scores_have_the_rest_of_auroc(problem: Problem) -> None:
@@ -88,39 +58,6 @@ def test_negated_scores_have_the_rest_of_auroc(problem: Problem) -> None:
             auroc(problem.scores, 1 - problem.targets, problem.known, average=None),
             1 - auroc(*problem.scored, average=None),
         )
-
-
-@given(problem=problems())
-@quick
-def test_every_form_of_input_gives_the_same(problem: Problem) -> None:
-    scores, targets, known = problem.scored
-    tensors = torch.tensor(scores, requires_grad=True), torch.tensor(targets), torch.tensor(known)
-    half = torch.tensor(scores).bfloat16(), torch.tensor(targets).bool(), known  # eighths are exact in it
-    sparse = np.asfortranarray(scores), sp.csr_matrix(targets), sp.coo_array(~known)
-    other = scores.astype(np.float64).tolist(), targets.astype(np.float32), known
-    for name, function in FUNCTIONS.items():
-        for form in (tensors, half, sparse, other):
-            same(function(*form), function(*problem.scored), name)
-
-
-@given(problem=problems())
-@quick
-def test_what_is_unknown_has_no_say(problem: Problem) -> None:
-    scores, targets, known = problem.scored
-    changed = np.where(known, scores, 9.0), targets.astype(bool) ^ ~known, known
-    for name, function in FUNCTIONS.items():
-        same(function(*changed), function(*problem.scored), name)
-
-
-@given(problem=problems())
-@quick
-def test_small_blocks_and_threads_give_the_same(problem: Problem) -> None:
-    expected = {name: function(*problem.scored) for name, function in FUNCTIONS.items()}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_blocks, "SCRATCH_BYTES", 100)
-        patch.setattr(_blocks.torch, "get_num_threads", lambda: 3)
-        for name, function in FUNCTIONS.items():
-            same(function(*problem.scored), expected[name], name)
 
 
 # --- scikit-learn -------------------------------------------------------------------------------------------------
@@ -172,29 +109,11 @@ def _mean_ap(problem: Problem) -> float:
     return float(np.mean(held))
 
 
-@given(problem=problems())
-@quick
-def test_micro_is_one_label_of_all_known_entries(problem: Problem) -> None:
-    scores, targets = problem.scores[problem.known], problem.targets[problem.known]
-    for name, function in LABEL_METRICS.items():
-        alone = function(scores[:, None], targets[:, None], average=None)[0] if len(scores) else math.nan
-        same(function(*problem.scored, average="micro"), alone, name)
-
-
 @given(problem=problems(all_known=True, min_labels=2))
 @quick
 def test_samples_are_scikit_learns(problem: Problem) -> None:
     for name, function in SAMPLE_METRICS.items():
         same(function(problem.scores, problem.targets), SKLEARN_SAMPLE[name](problem.targets, problem.scores), name)
-
-
-@given(problem=problems())
-@quick
-def test_samples_are_as_if_their_unknown_labels_were_deleted(problem: Problem) -> None:
-    rows = [problem.row(sample) for sample in np.flatnonzero(problem.known.any(axis=1))]
-    for name, function in SAMPLE_METRICS.items():
-        each = [function(scores[None], targets[None]) for scores, targets in rows]
-        same(function(*problem.scored), np.mean(each) if each else math.nan, name)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -236,13 +155,6 @@ def test_samples_without_labels_or_with_all_of_them() -> None:
     same(label_ranking_average_precision(scores, targets), 1)
     same(coverage_error(scores, targets), (0 + 2) / 2)
     same(ranking_loss(scores, targets), 0)
-
-
-@pytest.mark.parametrize("shape", [(0, 3), (3, 1), (0, 1)])
-def test_nothing_to_measure_is_nan_and_no_warning(shape: tuple[int, int]) -> None:
-    nothing = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.uint8), np.zeros(shape, dtype=bool)
-    for name, function in FUNCTIONS.items():
-        assert np.isnan(function(*nothing)).all(), name
 
 
 # --- messages -----------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ class Ranks:
         equal: (P,) known scores of the segment that equal the positive's, itself included; None where not asked for.
         positives_below: (P,) the same as `below`, of the positives only.
         positives_equal: (P,) the same as `equal`, of the positives only.
+        places: (P,) where in its segment each positive stands: its sample, or its label; None for pooled ranks.
     """
 
     starts: np.ndarray
@@ -41,6 +42,7 @@ class Ranks:
     equal: np.ndarray | None
     positives_below: np.ndarray
     positives_equal: np.ndarray
+    places: np.ndarray | None = None
 
     @property
     def num_positives(self) -> np.ndarray:
@@ -58,6 +60,18 @@ class Ranks:
         return np.repeat(self.known, self.num_positives) - self.below
 
     @property
+    def above(self) -> np.ndarray:
+        """(P,) known scores of the segment that are higher than the positive's."""
+        return self.at_or_above - self.ties
+
+    @property
+    def ties(self) -> np.ndarray:
+        """(P,) `equal`, where it was asked for."""
+        if self.equal is None:
+            raise AssertionError("this metric needs the ties")
+        return self.equal
+
+    @property
     def positives_at_or_above(self) -> np.ndarray:
         """(P,) positives of the segment that are not lower than this one."""
         return np.repeat(self.num_positives, self.num_positives) - self.positives_below
@@ -70,27 +84,33 @@ class Ranks:
             totals[held] = np.add.reduceat(values.astype(np.float64), self.starts[held])
         return totals
 
+    def highest(self, values: np.ndarray) -> np.ndarray:
+        """Return the highest (S,) of `values` (P,) among each segment's positives; NaN without positives."""
+        found = np.full(len(self.known), np.nan)
+        held = np.flatnonzero(self.num_positives)
+        if len(held):
+            found[held] = np.maximum.reduceat(values, self.starts[held])
+        return found
+
 
 Statistic = Callable[[Ranks], np.ndarray]
 
 
 def average_precision_of(ranks: Ranks) -> np.ndarray:
     """Return (S,) the mean over positives of the precision at their score; NaN without positives."""
-    return _divide(ranks.sums(ranks.positives_at_or_above / ranks.at_or_above), ranks.num_positives)
+    return divide_or_nan(ranks.sums(ranks.positives_at_or_above / ranks.at_or_above), ranks.num_positives)
 
 
 def auroc_of(ranks: Ranks) -> np.ndarray:
     """Return (S,) the share of (positive, negative) pairs in right order, ties one half; NaN without either."""
-    if ranks.equal is None:
-        raise AssertionError("AUROC needs the ties")
-    wins = ranks.below - ranks.positives_below + (ranks.equal - ranks.positives_equal) / 2
-    return _divide(ranks.sums(wins), ranks.num_positives * ranks.num_negatives)
+    wins = ranks.below - ranks.positives_below + (ranks.ties - ranks.positives_equal) / 2
+    return divide_or_nan(ranks.sums(wins), ranks.num_positives * ranks.num_negatives)
 
 
 def ranking_loss_of(ranks: Ranks) -> np.ndarray:
     """Return (S,) the share of (positive, negative) pairs in wrong order, ties wrong; NaN without either."""
     wrong = ranks.at_or_above - ranks.positives_at_or_above
-    return _divide(ranks.sums(wrong), ranks.num_positives * ranks.num_negatives)
+    return divide_or_nan(ranks.sums(wrong), ranks.num_positives * ranks.num_negatives)
 
 
 def coverage_of(ranks: Ranks) -> np.ndarray:
@@ -127,6 +147,7 @@ def row_statistics(
     *,
     statistics: Mapping[str, Statistic],
     columns: np.ndarray | None = None,
+    ties: bool = False,
 ) -> dict[str, np.ndarray]:
     """Return each of `statistics` for every sample, arrays (N,), in blocks of rows.
 
@@ -134,8 +155,9 @@ def row_statistics(
         scores: (N, L).
         targets: (N, L).
         unknown: (N, L) or None.
-        statistics: Name to what is asked of the ranks; `equal` is not there for them.
+        statistics: Name to what is asked of the ranks.
         columns: The columns that take part, a bool array (L,). None: all.
+        ties: Whether `equal` is wanted.
     """
     positives = known_positives(targets, unknown)
     if columns is not None and not columns.all():
@@ -146,7 +168,7 @@ def row_statistics(
 
     def of_block(start: int, stop: int) -> list[np.ndarray]:
         block = scores[start:stop].copy() if columns is None else scores[start:stop, columns]
-        ranks = _rank(np.ascontiguousarray(block), positives, unknown, start=start, ties=False)
+        ranks = _rank(np.ascontiguousarray(block), positives, unknown, start=start, ties=ties)
         return [statistic(ranks) for statistic in statistics.values()]
 
     size = block_size(scores.shape[1] * scores.itemsize, most=max(64, 2**20 // max(1, scores.shape[1])))
@@ -202,7 +224,8 @@ def _rank(block: np.ndarray, positives: sp.csr_array, unknown: sp.csr_array | No
     """
     segment, place = rows_of(positives, start, start + len(block))
     values = block[segment, place]
-    values = values[np.lexsort((values, segment))]
+    order = np.lexsort((values, segment))
+    values = values[order]
     starts = (positives.indptr[start : start + len(block) + 1] - positives.indptr[start]).astype(np.int64)
     known = _hide_unknown(block, unknown, start)
     below = np.empty(len(values), dtype=np.int64)
@@ -217,7 +240,7 @@ def _rank(block: np.ndarray, positives: sp.csr_array, unknown: sp.csr_array | No
         if ties:
             not_above[first:last] = ordered.searchsorted(values[first:last], "right")
     equal = not_above - below if ties else None
-    return Ranks(starts, known, below, equal, *_ranks_among_positives(values, starts))
+    return Ranks(starts, known, below, equal, *_ranks_among_positives(values, starts), places=place[order])
 
 
 def _hide_unknown(block: np.ndarray, unknown: sp.csr_array | None, start: int) -> np.ndarray:
@@ -264,7 +287,7 @@ def _collect(
     return {name: np.concatenate(arrays) for name, arrays in zip(statistics, columns, strict=True)}
 
 
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def divide_or_nan(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Return the quotient, NaN where the denominator is 0."""
     result = np.full(len(numerator), np.nan)
     return np.divide(numerator, denominator, out=result, where=denominator > 0)

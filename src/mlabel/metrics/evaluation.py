@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -14,19 +13,10 @@ import scipy.sparse as sp
 from mlabel._checks import resolve, suggest, to_numpy
 from mlabel.labels import LabelSpace, decide, threshold_values
 from mlabel.metrics._blocks import known_positives
-from mlabel.metrics._ranks import auroc_of, average_precision_of, column_statistics
-from mlabel.metrics.counts import Counts, SampleCounts, count_rows
-from mlabel.metrics.ranking import Checked, check_inputs, fill_undefined, pooled_metric, row_metrics
-from mlabel.metrics.ratios import (
-    LABEL_AVERAGES,
-    RATIOS,
-    check_zero_division,
-    divide,
-    exact_match_of,
-    hamming_of,
-    nan_mean,
-    samples_average,
-)
+from mlabel.metrics._measures import EXTRA_METRICS, LABEL_METRICS, METRICS, Parts
+from mlabel.metrics.counts import Counts, count_rows
+from mlabel.metrics.ranking import check_inputs
+from mlabel.metrics.ratios import LABEL_AVERAGES, RATIOS, check_zero_division
 
 _GROUP_KEYS = ("accuracy", "mean_class_accuracy")
 
@@ -40,7 +30,8 @@ class Evaluation(Mapping[str, float]):
     Attributes:
         metrics: Metric name to number; NaN where there was nothing to measure.
         per_label: Name to an array (L,): support (known positives), predicted (known positive decisions), tp, fp,
-            fn, tn, threshold (NaN at exclusive columns), precision, recall, f1, jaccard, accuracy, ap, auroc.
+            fn, tn, threshold (NaN at exclusive columns), precision, recall, f1, jaccard, accuracy, ap, auroc, and
+            what else `include=` named.
         groups: Exclusive group to its accuracy, mean_class_accuracy and num_samples (samples of known class).
         num_samples: N.
         names: The L label names; column numbers where no space was given.
@@ -64,7 +55,11 @@ class Evaluation(Mapping[str, float]):
     def __getitem__(self, key: str) -> float:
         held = self._flat()
         if key not in held:
-            hint = "; ask for it with include=" if key in EXTRA_METRICS else f"; {suggest(str(key), held)}"
+            hint = f"; {suggest(str(key), held)}"
+            if key in self.per_label:
+                hint = "; it is one of each label: see per_label"
+            elif key in EXTRA_METRICS:
+                hint = "; ask for it with include="
             raise KeyError(f"no metric {key!r} was measured{hint}")
         return held[key]
 
@@ -145,13 +140,15 @@ def evaluate(
         space: The columns' meaning and names. None: every column is an any-of label.
         folds: For cross-fitted thresholds, the row of `thresholds` (K, L) that decides each sample, integers (N,).
             The thresholds that `per_label` shows are then the rows' means. None: one set of thresholds for all.
-        include: Names of `EXTRA_METRICS` to measure besides.
+        include: Names of `EXTRA_METRICS` (numbers) and `LABEL_METRICS` (arrays, which go to `per_label`) to measure
+            besides: `macro_mcc`, `mcc`, `micro_ece`, `one_error`, `ndcg_at_5`, `macro_precision_at_recall_0.9`, ...
         zero_division: nan leaves labels without positives out of averages, and `num_labels_averaged` says how many
             entered; 0 or 1 is the value of 0/0, and every label enters. See `mlabel.metrics.ratios`.
 
     Raises:
-        ValueError: scores that are not finite, shapes that differ, an unknown name in `include`, or a row with more
-            or fewer than one label of an exclusive group that is known.
+        ValueError: scores that are not finite, shapes that differ, an unknown name in `include`, scores outside [0, 1]
+            where it names a metric of probabilities, or a row with more or fewer than one label of an exclusive group
+            that is known.
 
     Example:
         >>> result = evaluate([[0.5, 0.2], [0.6, 0.7]], [[1, 0], [0, 0]])
@@ -159,7 +156,8 @@ def evaluate(
         (1.0, 1, array([ 1., nan]))
     """
     zero_division = check_zero_division(zero_division)
-    wanted = {**METRICS, **{name: resolve(name, _ALL, "metric") for name in _names(include)}}
+    names = _names(include)
+    wanted = {**METRICS, **{name: EXTRA_METRICS[name] for name in names if name in EXTRA_METRICS}}
     checked = check_inputs(scores, targets, mask)
     held, sparse_targets, unknown = checked
     levels = _levels(thresholds, folds, held.shape, space)
@@ -170,7 +168,8 @@ def evaluate(
         return decide(held[start:stop], levels[0] if rows is None else levels[rows[start:stop]], space)
 
     labels, samples = count_rows(decide_block, sparse_targets, unknown)
-    parts = _Parts(checked, labels, samples, None if space is None else space.any_of, zero_division)
+    any_of = None if space is None else space.any_of
+    parts = Parts(checked, labels, samples, any_of, zero_division, frozenset([*wanted, *names]))
     return Evaluation(
         metrics={name: measure(parts) for name, measure in wanted.items()},
         per_label=_per_label(parts, levels.mean(axis=0)),
@@ -213,96 +212,21 @@ def comparison_table(columns: Mapping[str, Mapping[str, float]], keys: Iterable[
     return _aligned([["metric", *columns], *rows])
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """What metrics are made of; the costly parts are made when first asked for."""
-
-    checked: Checked
-    labels: Counts
-    samples: SampleCounts
-    any_of: np.ndarray | None
-    zero_division: float
-
-    @cached_property
-    def curves(self) -> dict[str, np.ndarray]:
-        statistics = {"ap": average_precision_of, "auroc": auroc_of}
-        found = column_statistics(*self.checked, statistics=statistics)
-        return {name: fill_undefined(values, self.zero_division) for name, values in found.items()}
-
-    @cached_property
-    def rows(self) -> dict[str, float]:
-        return row_metrics(self.checked, columns=self.any_of)
-
-    def pooled(self, statistic: Callable[..., np.ndarray]) -> float:
-        value = pooled_metric(statistic, self.checked)
-        return self.zero_division if math.isnan(value) else value
-
-
-Measure = Callable[[_Parts], float]
-
-
-def _of_labels(average: str, name: str, parts: _Parts) -> float:
-    return LABEL_AVERAGES[average](RATIOS[name], parts.labels, parts.zero_division)
-
-
-def _of_samples(name: str, parts: _Parts) -> float:
-    return samples_average(RATIOS[name], parts.samples, parts.zero_division)
-
-
-def _ratios(name: str) -> dict[str, Measure]:
-    found: dict[str, Measure] = {f"{average}_{name}": partial(_of_labels, average, name) for average in LABEL_AVERAGES}
-    found[f"samples_{name}"] = partial(_of_samples, name)
-    return found
-
-
-def _num_defined(values: np.ndarray) -> int:
-    return int(np.count_nonzero(~np.isnan(values)))
-
-
-# What `evaluate` measures always, in the order of its tables.
-METRICS: dict[str, Measure] = {
-    **_ratios("precision"),
-    **_ratios("recall"),
-    **_ratios("f1"),
-    **_ratios("jaccard"),
-    "map": lambda parts: nan_mean(parts.curves["ap"]),
-    "micro_ap": lambda parts: parts.pooled(average_precision_of),
-    "macro_auroc": lambda parts: nan_mean(parts.curves["auroc"]),
-    "lrap": lambda parts: parts.rows["lrap"],
-    "coverage_error": lambda parts: parts.rows["coverage_error"],
-    "ranking_loss": lambda parts: parts.rows["ranking_loss"],
-    "exact_match": lambda parts: exact_match_of(parts.samples),
-    "hamming_loss": lambda parts: hamming_of(parts.labels),
-    "label_accuracy": lambda parts: _of_labels("macro", "accuracy", parts),
-    "num_labels_averaged": lambda parts: _num_defined(divide(RATIOS["f1"], parts.labels, parts.zero_division)),
-    "num_labels_auroc": lambda parts: _num_defined(parts.curves["auroc"]),
-}
-
-# What it measures besides where `include=` names it.
-EXTRA_METRICS: dict[str, Measure] = {
-    **_ratios("specificity"),
-    "weighted_ap": lambda parts: nan_mean(parts.curves["ap"], parts.labels.support),
-    "weighted_auroc": lambda parts: nan_mean(parts.curves["auroc"], parts.labels.support),
-    "micro_auroc": lambda parts: parts.pooled(auroc_of),
-}
-
-_ALL = {**METRICS, **EXTRA_METRICS}
-
-
 def _names(include: Iterable[str]) -> list[str]:
     if isinstance(include, str):
         raise TypeError(f"include must be a list of metric names; got the string {include!r}")
-    return list(include)
+    names = list(include)
+    for name in names:
+        resolve(name, {**METRICS, **EXTRA_METRICS, **LABEL_METRICS}, "metric")
+    return names
 
 
-def _per_label(parts: _Parts, levels: np.ndarray) -> dict[str, np.ndarray]:
-    counts = parts.labels
-    ratios = {
-        name: divide(RATIOS[name], counts, parts.zero_division)
-        for name in ("precision", "recall", "f1", "jaccard", "accuracy")
-    }
-    numbers = {name: getattr(counts, name) for name in ("support", "predicted", "tp", "fp", "fn", "tn")}
-    return {**numbers, "threshold": levels, **ratios, **parts.curves}
+def _per_label(parts: Parts, levels: np.ndarray) -> dict[str, np.ndarray]:
+    ratios = {name: parts.ratio(name) for name in ("precision", "recall", "f1", "jaccard", "accuracy")}
+    numbers = {name: getattr(parts.labels, name) for name in ("support", "predicted", "tp", "fp", "fn", "tn")}
+    asked = {name: measure(parts) for name, measure in LABEL_METRICS.items() if name in parts.wanted}
+    usual = {name: parts.curves[name] for name in ("ap", "auroc")}
+    return {**numbers, "threshold": levels, **ratios, **usual, **asked}
 
 
 def _group_metrics(counts: Counts, zero_division: float) -> dict[str, float]:

@@ -1,4 +1,5 @@
-"""Metrics of scores, without thresholds: average precision, AUROC, LRAP, coverage error, ranking loss.
+"""Metrics of scores, without thresholds: of labels, average precision, AUROC and points of their curves; of samples,
+LRAP, coverage error, ranking loss.
 
 Scores are any finite numbers whose order means something: logits or probabilities. Equal scores are one threshold.
 Unknown entries count as if they were not there: for a label its unknown samples, for a sample its unknown labels.
@@ -9,13 +10,22 @@ averages leave it out.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
-from mlabel._checks import as_csr, as_scores, as_unknown, resolve
+from mlabel._checks import as_csr, as_scores, as_unknown, check_between, resolve
 from mlabel.metrics._blocks import known_positives
+from mlabel.metrics._curves import (
+    FPR_RANGE,
+    break_even_of,
+    log_auc_of,
+    precision_at_recall_of,
+    recall_at_precision_of,
+)
 from mlabel.metrics._ranks import (
     Statistic,
     auroc_of,
@@ -42,7 +52,12 @@ def check_inputs(scores: Any, targets: Any, mask: Any) -> Checked:
 def check_probabilities(scores: Any, targets: Any, mask: Any) -> Checked:
     """Return what `check_inputs` does, having seen that the scores are in [0, 1]."""
     checked = check_inputs(scores, targets, mask)
-    held = checked[0]
+    refuse_outside(checked[0])
+    return checked
+
+
+def refuse_outside(held: np.ndarray) -> None:
+    """Raise ValueError, with the count and the first place, unless all scores are in [0, 1]."""
     if held.size and not (held.min() >= 0 and held.max() <= 1):
         bad = (held < 0) | (held > 1)
         row, column = np.argwhere(bad)[0]
@@ -50,7 +65,6 @@ def check_probabilities(scores: Any, targets: Any, mask: Any) -> Checked:
             f"scores must be probabilities in [0, 1]; {int(bad.sum())} entries are not, the first at row {row}, column "
             f"{column}: {held[row, column]}; make them of logits with space.probabilities"
         )
-    return checked
 
 
 def average_precision(
@@ -90,6 +104,99 @@ def auroc(
         0.625
     """
     return _label_metric(auroc_of, check_inputs(scores, targets, mask), average, zero_division)
+
+
+def log_auc(
+    scores: Any,
+    targets: Any,
+    mask: Any = None,
+    *,
+    fpr_range: tuple[float, float] = FPR_RANGE,
+    average: str | None = "macro",
+    zero_division: float = math.nan,
+) -> float | np.ndarray:
+    """Return the mean recall over the logarithm of the false positive rate, in a range where it is small.
+
+    The area under the ROC curve with that logarithm as its axis, divided by the width of the range; the curve is a
+    straight line in the rate itself between its points (Mysinger and Shoichet, 2010). 1 at best; chance is far below
+    one half.
+
+    Args:
+        scores: As in `average_precision`, like the arguments not named here.
+        targets: The same.
+        mask: The same.
+        fpr_range: The lowest and the highest rate, above 0 and at most 1.
+        average: The same.
+        zero_division: What a label without positives or without negatives has.
+
+    Example:
+        >>> log_auc([[0.9], [0.8], [0.1]], [[0], [1], [0]], fpr_range=(0.25, 1.0))
+        0.5
+    """
+    low, high = fpr_range
+    if not 0 < low < high <= 1:
+        raise ValueError(f"fpr_range must be two rates, 0 < low < high <= 1; got {fpr_range}")
+    statistic = partial(log_auc_of, fpr_range=(low, high))
+    return _label_metric(statistic, check_inputs(scores, targets, mask), average, zero_division)
+
+
+def break_even(
+    scores: Any, targets: Any, mask: Any = None, *, average: str | None = "macro", zero_division: float = math.nan
+) -> float | np.ndarray:
+    """Return precision at the threshold where it equals recall, the P = R point (R-precision).
+
+    There, as many are decided positive as there are positives. Of equal scores that are cut at that number, each has
+    the same share. Arguments and errors are those of `average_precision`.
+
+    Example:
+        >>> break_even([[0.9], [0.8], [0.7], [0.1]], [[1], [0], [1], [0]])
+        0.5
+    """
+    return _label_metric(break_even_of, check_inputs(scores, targets, mask), average, zero_division)
+
+
+def precision_at_recall(
+    scores: Any,
+    targets: Any,
+    mask: Any = None,
+    *,
+    recall: float,
+    average: str | None = "macro",
+    zero_division: float = math.nan,
+) -> float | np.ndarray:
+    """Return the highest precision of any threshold whose recall is at least `recall`, in [0, 1].
+
+    Other arguments and errors are those of `average_precision`.
+
+    Example:
+        >>> precision_at_recall([[0.9], [0.8], [0.7], [0.1]], [[1], [0], [1], [0]], recall=0.5)
+        1.0
+    """
+    check_between(recall, 0, 1, "recall")
+    statistic = partial(precision_at_recall_of, level=recall)
+    return _label_metric(statistic, check_inputs(scores, targets, mask), average, zero_division)
+
+
+def recall_at_precision(
+    scores: Any,
+    targets: Any,
+    mask: Any = None,
+    *,
+    precision: float,
+    average: str | None = "macro",
+    zero_division: float = math.nan,
+) -> float | np.ndarray:
+    """Return the highest recall of any threshold whose precision is at least `precision`, in [0, 1]; 0 where none has.
+
+    Other arguments and errors are those of `average_precision`.
+
+    Example:
+        >>> recall_at_precision([[0.9], [0.8], [0.7], [0.1]], [[1], [0], [1], [0]], precision=0.9)
+        0.5
+    """
+    check_between(precision, 0, 1, "precision")
+    statistic = partial(recall_at_precision_of, level=precision)
+    return _label_metric(statistic, check_inputs(scores, targets, mask), average, zero_division)
 
 
 def label_ranking_average_precision(scores: Any, targets: Any, mask: Any = None) -> float:
@@ -156,16 +263,33 @@ def row_metrics(
         names: Which of lrap, coverage_error, ranking_loss.
         columns: The columns that take part, a bool array (L,). None: all.
     """
-    scores, targets, unknown = checked
-    statistics = {name: _ROW_METRICS[name][0] for name in names}
-    found = row_statistics(scores, targets, unknown, statistics={**statistics, "known": _known}, columns=columns)
+    return row_means(checked, {name: _ROW_METRICS[name] for name in names}, columns)
+
+
+def row_means(
+    checked: Checked,
+    statistics: Mapping[str, tuple[Statistic, float]],
+    columns: np.ndarray | None = None,
+    *,
+    ties: bool = False,
+) -> dict[str, float]:
+    """Return means over the samples of which something is known.
+
+    Args:
+        checked: From `check_inputs`.
+        statistics: Name to what is asked of the ranks, and what counts where that is not defined.
+        columns: The columns that take part, a bool array (L,). None: all.
+        ties: Whether a statistic needs the ties.
+    """
+    asked = {name: statistic for name, (statistic, _) in statistics.items()}
+    found = row_statistics(*checked, statistics={**asked, "known": _known}, columns=columns, ties=ties)
     has_known = found["known"] > 0
-    return {name: nan_mean(np.nan_to_num(found[name][has_known], nan=_ROW_METRICS[name][1])) for name in names}
+    return {name: nan_mean(np.nan_to_num(found[name][has_known], nan=fill)) for name, (_, fill) in statistics.items()}
 
 
 def pooled_metric(statistic: Statistic, checked: Checked) -> float:
     """Return a statistic of all entries, taken as those of one label."""
-    return float(statistic(pooled_ranks(*checked, ties=statistic is auroc_of))[0])
+    return float(statistic(pooled_ranks(*checked, ties=statistic is not average_precision_of))[0])
 
 
 def fill_undefined(values: np.ndarray, zero_division: float) -> np.ndarray:

@@ -1,10 +1,12 @@
-"""Metrics of decisions: precision, recall, F-beta, Jaccard, specificity, accuracy, Hamming loss, exact match.
+"""Metrics of decisions: precision, recall, F-beta, Jaccard, their likes for negatives, agreement, Hamming loss.
 
 What is absent is reported, not averaged (`zero_division=nan`, the default):
 
 - A label without known positives has no precision, recall, F-beta or Jaccard; one without known negatives has no
-  specificity. Its value is NaN and averages over labels leave it out. All its errors still enter the micro averages.
-- A label with positives and without positive decisions has precision 0.
+  specificity or negative predictive value; one that lacks either has no balanced accuracy, G-mean, Matthews correlation
+  or kappa. Its value is NaN and averages over labels leave it out. All its errors still enter the micro averages.
+- A label with positives and without positive decisions has precision 0; one with negatives and without negative
+  decisions has negative predictive value 0; one whose decisions are all the same has Matthews correlation 0.
 - `micro` is the ratio of the counts of all labels together, under the same rules; `weighted` weighs labels by their
   positives.
 - A row that has neither positives nor positive decisions has 0 in the `samples` averages, as in scikit-learn; a row
@@ -58,16 +60,56 @@ def _specificity(counts: _AnyCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return counts.tn, negatives, negatives
 
 
+def _npv(counts: _AnyCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return counts.tn, counts.tn + counts.fn, counts.tn + counts.fp
+
+
 def _accuracy(counts: _AnyCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return counts.tp + counts.tn, counts.known, counts.known
+
+
+def _floats(counts: _AnyCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    # Products of four counts do not fit integers.
+    return tuple(array.astype(np.float64) for array in (counts.tp, counts.fp, counts.fn, counts.tn))  # type: ignore[return-value]
+
+
+def _balanced_accuracy(counts: _AnyCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    tp, fp, fn, tn = _floats(counts)
+    both = (tp + fn) * (tn + fp)
+    return tp * (tn + fp) + tn * (tp + fn), 2 * both, both
+
+
+def _g_mean(counts: _AnyCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    tp, fp, fn, tn = _floats(counts)
+    both = (tp + fn) * (tn + fp)
+    return np.sqrt(tp * tn), np.sqrt(both), both
+
+
+def _mcc(counts: _AnyCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    tp, fp, fn, tn = _floats(counts)
+    both = (tp + fn) * (tn + fp)
+    return tp * tn - fp * fn, np.sqrt(both * (tp + fp) * (tn + fn)), both
+
+
+def _kappa(counts: _AnyCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    tp, fp, fn, tn = _floats(counts)
+    chance = (tp + fp) * (fp + tn) + (tp + fn) * (fn + tn)
+    return 2 * (tp * tn - fp * fn), chance, (tp + fn) * (tn + fp)
 
 
 RATIOS: dict[str, Ratio] = {
     "precision": _precision,
     "recall": _recall,
     "f1": _f_beta(1.0),
+    "f_beta_2": _f_beta(2.0),
+    "f_beta_0.5": _f_beta(0.5),
     "jaccard": _jaccard,
     "specificity": _specificity,
+    "npv": _npv,
+    "balanced_accuracy": _balanced_accuracy,
+    "g_mean": _g_mean,
+    "mcc": _mcc,
+    "kappa": _kappa,
     "accuracy": _accuracy,
 }
 
@@ -137,7 +179,8 @@ def ratio(
 
     Args:
         counts: Of labels (`confusion_counts`), or of samples (`sample_counts`) for `average="samples"`.
-        name: precision, recall, f1, jaccard, specificity or accuracy.
+        name: precision, recall, f1, f_beta_2, f_beta_0.5, jaccard, specificity, npv, balanced_accuracy, g_mean, mcc, kappa or
+            accuracy.
         average: As in `precision`.
         zero_division: As in `precision`.
 
@@ -270,6 +313,72 @@ def specificity(
     return _score(_specificity, (decisions, targets, mask), average, zero_division)
 
 
+def npv(
+    decisions: Any, targets: Any, mask: Any = None, *, average: str | None = "macro", zero_division: float = math.nan
+) -> float | np.ndarray:
+    """Return tn / (tn + fn), the negative predictive value: how much of what was decided negative is so.
+
+    Arguments as in `precision`.
+
+    Example:
+        >>> npv([[1], [0], [0]], [[0], [0], [1]])
+        0.5
+    """
+    return _score(_npv, (decisions, targets, mask), average, zero_division)
+
+
+def balanced_accuracy(
+    decisions: Any, targets: Any, mask: Any = None, *, average: str | None = "macro", zero_division: float = math.nan
+) -> float | np.ndarray:
+    """Return the mean of recall and specificity (Brodersen et al., 2010). Arguments as in `precision`.
+
+    Example:
+        >>> round(balanced_accuracy([[1], [0], [0], [1]], [[1], [0], [0], [0]]), 4)
+        0.8333
+    """
+    return _score(_balanced_accuracy, (decisions, targets, mask), average, zero_division)
+
+
+def g_mean(
+    decisions: Any, targets: Any, mask: Any = None, *, average: str | None = "macro", zero_division: float = math.nan
+) -> float | np.ndarray:
+    """Return the root of recall times specificity (Kubat and Matwin, 1997). Arguments as in `precision`.
+
+    Example:
+        >>> round(g_mean([[1], [0], [0], [1], [1]], [[1], [0], [0], [0], [0]]), 4)
+        0.7071
+    """
+    return _score(_g_mean, (decisions, targets, mask), average, zero_division)
+
+
+def mcc(
+    decisions: Any, targets: Any, mask: Any = None, *, average: str | None = "macro", zero_division: float = math.nan
+) -> float | np.ndarray:
+    """Return the correlation of decisions and targets (Matthews, 1975), in [-1, 1].
+
+    (tp tn - fp fn) / sqrt((tp + fp) (tp + fn) (tn + fp) (tn + fn)). Arguments as in `precision`.
+
+    Example:
+        >>> round(mcc([[1], [1], [0], [0]], [[1], [0], [0], [0]]), 4)
+        0.5774
+    """
+    return _score(_mcc, (decisions, targets, mask), average, zero_division)
+
+
+def kappa(
+    decisions: Any, targets: Any, mask: Any = None, *, average: str | None = "macro", zero_division: float = math.nan
+) -> float | np.ndarray:
+    """Return how far decisions and targets agree beyond chance (Cohen, 1960): 1 always, 0 as by chance.
+
+    2 (tp tn - fp fn) / ((tp + fp) (fp + tn) + (tp + fn) (fn + tn)). Arguments as in `precision`.
+
+    Example:
+        >>> kappa([[1], [1], [0], [0]], [[1], [0], [0], [0]])
+        0.5
+    """
+    return _score(_kappa, (decisions, targets, mask), average, zero_division)
+
+
 def label_accuracy(
     decisions: Any, targets: Any, mask: Any = None, *, average: str | None = None, zero_division: float = math.nan
 ) -> float | np.ndarray:
@@ -280,6 +389,19 @@ def label_accuracy(
         array([1. , 0.5])
     """
     return _score(_accuracy, (decisions, targets, mask), average, zero_division)
+
+
+def example_accuracy(decisions: Any, targets: Any, mask: Any = None, *, zero_division: float = 0.0) -> float:
+    """Return the mean over samples of |decided and present| / |decided or present| (Godbole and Sarawagi, 2004).
+
+    The Jaccard index of samples under its name of multi-label work. A sample with neither labels nor decisions has
+    `zero_division`: 0 as in scikit-learn, 1 as in MULAN.
+
+    Example:
+        >>> example_accuracy([[1, 1, 0], [0, 0, 0]], [[1, 0, 0], [0, 0, 0]], zero_division=1)
+        0.75
+    """
+    return float(_score(_jaccard, (decisions, targets, mask), "samples", zero_division))
 
 
 def hamming_loss(decisions: Any, targets: Any, mask: Any = None) -> float:
