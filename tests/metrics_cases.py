@@ -18,6 +18,8 @@ from hypothesis.extra.numpy import arrays
 from mlabel import metrics
 
 quick = settings(deadline=None, max_examples=25)
+# For tests that ask all metrics of the table in each example.
+brief = settings(deadline=None, max_examples=12)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import scipy.sparse as sp
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from metrics_cases import CURVES, PROBABILISTIC, RATIOS, ROWS, Problem, problems, quick
+from metrics_cases import CURVES, PROBABILISTIC, RATIOS, ROWS, Problem, brief, problems, quick
 
 from mlabel import Group, LabelSpace, metrics
 from mlabel.metrics import Evaluation, comparison_table, confusion_counts, evaluate
@@ -55,7 +55,7 @@ def grouped(draw: st.DrawFn) -> tuple[LabelSpace, Problem]:
 
 @pytest.mark.parametrize("zero_division", [math.nan, 0.0, 1.0])
 @given(problem=problems())
-@quick
+@brief
 def test_every_number_is_that_of_its_function(zero_division: float, problem: Problem) -> None:
     result = evaluate(
         problem.scores,

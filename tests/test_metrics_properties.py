@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from metrics_cases import TABLE, Metric, Problem, problems, quick
+from metrics_cases import TABLE, Metric, Problem, brief, problems
 
 from mlabel.metrics import _blocks
 
@@ -27,7 +27,7 @@ def those(takes: str | None = None, gives: str | None = None) -> Iterator[tuple[
 
 
 @given(problem=problems(), seed=st.integers(0, 99))
-@quick
+@brief
 def test_order_of_samples_and_labels_does_not_matter(problem: Problem, seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows, columns = rng.permutation(problem.targets.shape[0]), rng.permutation(problem.targets.shape[1])
@@ -38,7 +38,7 @@ def test_order_of_samples_and_labels_does_not_matter(problem: Problem, seed: int
 
 
 @given(problem=problems())
-@quick
+@brief
 def test_every_sample_twice_changes_nothing(problem: Problem) -> None:
     twice = Problem(*(np.repeat(array, 2, axis=0) for array in problem.scored))
     for name, metric in those():
@@ -46,7 +46,7 @@ def test_every_sample_twice_changes_nothing(problem: Problem) -> None:
 
 
 @given(problem=problems())
-@quick
+@brief
 def test_only_the_order_of_scores_matters(problem: Problem) -> None:
     for name, metric in those("scores"):
         for moved in (np.exp(problem.scores), 1000 * problem.scores - 7, problem.scores.astype(np.float64) ** 3):
@@ -54,7 +54,7 @@ def test_only_the_order_of_scores_matters(problem: Problem) -> None:
 
 
 @given(problem=problems())
-@quick
+@brief
 def test_every_form_of_input_gives_the_same(problem: Problem) -> None:
     for name, metric in those():
         expected = metric.of(problem)
@@ -75,7 +75,7 @@ def test_every_form_of_input_gives_the_same(problem: Problem) -> None:
 
 
 @given(problem=problems())
-@quick
+@brief
 def test_what_is_unknown_has_no_say(problem: Problem) -> None:
     for name, metric in those():
         values, targets, known = metric.arguments(problem)
@@ -84,7 +84,7 @@ def test_what_is_unknown_has_no_say(problem: Problem) -> None:
 
 
 @given(problem=problems())
-@quick
+@brief
 def test_a_label_is_as_if_its_unknown_samples_were_deleted(problem: Problem) -> None:
     for name, metric in those(gives="labels"):
         values, targets, known = metric.arguments(problem)
@@ -96,7 +96,7 @@ def test_a_label_is_as_if_its_unknown_samples_were_deleted(problem: Problem) -> 
 
 
 @given(problem=problems())
-@quick
+@brief
 def test_a_sample_is_as_if_its_unknown_labels_were_deleted(problem: Problem) -> None:
     places = [(slice(i, i + 1), held) for i, held in enumerate(problem.known) if held.any()]
     for name, metric in those(gives="samples"):
@@ -106,7 +106,7 @@ def test_a_sample_is_as_if_its_unknown_labels_were_deleted(problem: Problem) -> 
 
 
 @given(problem=problems())
-@quick
+@brief
 def test_pooled_is_one_label_of_all_known_entries(problem: Problem) -> None:
     for name, metric in those(gives="pool"):
         values, targets, known = metric.arguments(problem)
@@ -114,7 +114,7 @@ def test_pooled_is_one_label_of_all_known_entries(problem: Problem) -> None:
 
 
 @given(problem=problems())
-@quick
+@brief
 def test_averages_are_those_of_the_labels_that_have_a_value(problem: Problem) -> None:
     support = (problem.targets.astype(bool) & problem.known).sum(axis=0)
     for name, metric in those(gives="labels"):
@@ -128,7 +128,7 @@ def test_averages_are_those_of_the_labels_that_have_a_value(problem: Problem) ->
 
 
 @given(problem=problems(all_known=True))
-@quick
+@brief
 def test_one_label_is_the_binary_case(problem: Problem) -> None:
     one = Problem(*(array[:, :1] for array in problem.scored))
     for name, metric in those(gives="labels"):
@@ -141,7 +141,7 @@ def test_one_label_is_the_binary_case(problem: Problem) -> None:
 
 
 @given(problem=problems())
-@quick
+@brief
 def test_small_blocks_and_threads_give_the_same(problem: Problem) -> None:
     expected = {name: metric.of(problem) for name, metric in those() if metric.takes != "decisions"}
     with pytest.MonkeyPatch.context() as patch:
@@ -152,7 +152,7 @@ def test_small_blocks_and_threads_give_the_same(problem: Problem) -> None:
 
 
 @given(problem=problems())
-@quick
+@brief
 def test_a_value_is_nan_only_where_nothing_can_be_said(problem: Problem) -> None:
     targets, known = problem.targets.astype(bool), problem.known
     positive, negative = (targets & known).any(axis=0), (~targets & known).any(axis=0)
@@ -173,7 +173,7 @@ COMPLEMENTS |= {name: name for name in ("balanced_accuracy", "g_mean", "mcc", "k
 
 
 @given(problem=problems())
-@quick
+@brief
 def test_the_complement_changes_the_sides(problem: Problem) -> None:
     # In float64 and within (0, 1), where 1 - score is exact and far from the limits of the log loss.
     scores = problem.scores.astype(np.float64) * 0.5 + 0.25

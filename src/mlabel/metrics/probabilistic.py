@@ -58,7 +58,7 @@ def expected_calibration_error(
 ) -> float | np.ndarray:
     """Return how far scores are from the share of positives, bin by bin (Naeini, Cooper and Hauskrecht, 2015).
 
-    The sum over bins of |sum of scores - positives|, divided by the number of scores. Bin b holds the scores from
+    The sum over bins of abs(sum of scores - positives), divided by the number of scores. Bin b holds the scores from
     b / bins to below (b + 1) / bins, the last one 1 besides. `micro` pools the bins of all labels.
 
     Args:

@@ -179,8 +179,8 @@ def ratio(
 
     Args:
         counts: Of labels (`confusion_counts`), or of samples (`sample_counts`) for `average="samples"`.
-        name: precision, recall, f1, f_beta_2, f_beta_0.5, jaccard, specificity, npv, balanced_accuracy, g_mean, mcc, kappa or
-            accuracy.
+        name: precision, recall, f1, f_beta_2, f_beta_0.5, jaccard, specificity, npv, balanced_accuracy, g_mean, mcc,
+            kappa or accuracy.
         average: As in `precision`.
         zero_division: As in `precision`.
 
@@ -392,7 +392,7 @@ def label_accuracy(
 
 
 def example_accuracy(decisions: Any, targets: Any, mask: Any = None, *, zero_division: float = 0.0) -> float:
-    """Return the mean over samples of |decided and present| / |decided or present| (Godbole and Sarawagi, 2004).
+    """Return the mean over samples of right decisions / (decided or present labels) (Godbole and Sarawagi, 2004).
 
     The Jaccard index of samples under its name of multi-label work. A sample with neither labels nor decisions has
     `zero_division`: 0 as in scikit-learn, 1 as in MULAN.
