@@ -33,7 +33,8 @@ def hierarchical_scores(
 
     With D_i the labels that sample i was given and all they imply, and T_i those it has and all they imply: precision
     is the sum of the sizes of both in common, divided by that of the D_i, recall the same divided by that of the T_i
-    (Kiritchenko, Matwin and Famili, 2005). To say `kitten` of a cat is half right where both imply `animal`. Labels of exclusive groups are not implied.
+    (Kiritchenko, Matwin and Famili, 2005). To say `kitten` of a puppy is half right where both
+    imply `animal`. Labels of exclusive groups are not implied.
 
     Args:
         decisions: (N, L) bool or 0/1: NumPy, torch or SciPy sparse.
