@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 
 from mlabel.cli.data import add_cache, add_doctor
+from mlabel.cli.models import add_models
 from mlabel.cli.predict import add_predict
 from mlabel.cli.runs import add_calibrate, add_demo, add_evaluate, add_train
 from mlabel.cli.shard import add_shard
@@ -20,7 +21,17 @@ from mlabel.cli.shard import add_shard
 __all__ = ["main"]
 
 # In the order of `mlabel --help`: that of their use.
-_COMMANDS = (add_demo, add_doctor, add_cache, add_shard, add_train, add_evaluate, add_calibrate, add_predict)
+_COMMANDS = (
+    add_demo,
+    add_doctor,
+    add_cache,
+    add_shard,
+    add_models,
+    add_train,
+    add_evaluate,
+    add_calibrate,
+    add_predict,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,9 +1,10 @@
 """Models: from images to logits, one column a label.
 
 `create_model` makes a `Classifier` = preprocess, backbone, head. Where to look: `factory` (making models),
-`classifier` (the module and its preprocessing), `backbones`, `small_cnn` and `report_networks` (networks by name),
-`feature_maps` (what they know of every place of the image), `base_head`, `heads` and `map_heads`, `pretrained` (weights
-from files and from torchvision), `stages` (what is frozen), `config` (the description that is saved).
+`classifier` (the module and its preprocessing), `backbones`, `small_cnn`, `report_networks` and `timm_networks`
+(networks by name), `feature_maps` (what they know of every place of the image), `base_head`, `heads` and `map_heads`,
+`pretrained` and `positions` (weights from files, torchvision and timm), `stages` (what is frozen), `sizes` (parameters
+and multiply-adds), `config` (the description that is saved).
 """
 
 from mlabel.models.backbones import create_backbone, list_models
@@ -15,8 +16,10 @@ from mlabel.models.heads import HEADS, EmbeddingHead, LinearHead, MLPHead, Multi
 from mlabel.models.map_heads import CSRAHead, MLDecoderHead
 from mlabel.models.pretrained import LoadReport, load_weights
 from mlabel.models.report_networks import CNN3BatchNorm, CNN4MaxPool, CNN5AvgPool, Prior, SEResNet22
+from mlabel.models.sizes import HeadSize, ModelSize, measure_backbone, measure_heads
 from mlabel.models.small_cnn import SmallCNN
 from mlabel.models.stages import Stage, freeze, list_stages, unfreeze
+from mlabel.models.timm_networks import list_timm_models
 
 __all__ = [
     "HEADS",
@@ -27,11 +30,13 @@ __all__ = [
     "Classifier",
     "EmbeddingHead",
     "Head",
+    "HeadSize",
     "LinearHead",
     "LoadReport",
     "MLDecoderHead",
     "MLPHead",
     "ModelConfig",
+    "ModelSize",
     "MultiHead",
     "Preprocess",
     "Prior",
@@ -45,7 +50,10 @@ __all__ = [
     "from_config",
     "list_models",
     "list_stages",
+    "list_timm_models",
     "load_weights",
+    "measure_backbone",
+    "measure_heads",
     "replace_head",
     "unfreeze",
 ]

@@ -18,6 +18,7 @@ from mlabel._checks import resolve
 from mlabel.models.feature_maps import run_on_meta
 from mlabel.models.report_networks import CNN3BatchNorm, CNN4MaxPool, CNN5AvgPool, Prior, SEResNet22
 from mlabel.models.small_cnn import SmallCNN
+from mlabel.models.timm_networks import build_timm, check_timm_name, is_timm, takes_one_size
 
 # The networks that torchvision makes with auxiliary classifiers, and with an input normalisation of their own.
 HALF_NORMALISED = frozenset({"googlenet", "inception_v3"})
@@ -27,7 +28,7 @@ _FIXED_SIZE = ("vit_", "maxvit_")
 
 
 def list_models() -> list[str]:
-    """Return the names that `create_model` knows, ours first.
+    """Return the names that `create_model` knows, ours first; those of timm, `timm/NAME`, are in `list_timm_models`.
 
     Example:
         >>> names = list_models()
@@ -39,14 +40,29 @@ def list_models() -> list[str]:
 
 def has_fixed_size(name: str | None) -> bool:
     """Return whether backbone `name` takes only images of the size that it was made for."""
+    if name is not None and is_timm(name):
+        return takes_one_size(name)
     return name is not None and name.startswith(_FIXED_SIZE)
+
+
+def check_backbone(name: str) -> None:
+    """Check that there is a backbone of that name.
+
+    Raises:
+        ValueError: there is none; the nearest is named.
+        ImportError: a network of timm, and timm is not installed.
+    """
+    if is_timm(name):
+        check_timm_name(name)
+    else:
+        resolve(name, BACKBONES, "backbone")
 
 
 def create_backbone(name: str, *, in_channels: int = 3, image_size: tuple[int, int] = (224, 224)) -> nn.Module:
     """Return a new network from images (N, C, H, W) to features (N, D), with D as its `num_features`.
 
     Args:
-        name: A name of `list_models()`.
+        name: A name of `list_models()`, or `timm/NAME` for a network of timm.
         in_channels: C, 1 or 3. A first convolution made for RGB gets one channel by adding up its weights over the
             three, so that the network sees a greyscale image as it would see the same image in RGB.
         image_size: Height and width. Most networks take other sizes later too, transformers of the `vit` and
@@ -54,17 +70,21 @@ def create_backbone(name: str, *, in_channels: int = 3, image_size: tuple[int, i
 
     Raises:
         ValueError: no such name, or the network cannot take images of that size.
+        ImportError: a network of timm, and timm is not installed.
     """
-    build = resolve(name, BACKBONES, "backbone")
+    build = partial(build_timm, name) if is_timm(name) else resolve(name, BACKBONES, "backbone")
     try:
         backbone = build(in_channels=in_channels, image_size=image_size)
     except (ValueError, AssertionError) as error:
         raise _size_error(name, image_size, error) from error
     try:
         # On the meta device, so that a size that is too small fails here.
-        run_on_meta(backbone, in_channels, image_size)
+        features = run_on_meta(backbone, in_channels, image_size)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise _size_error(name, image_size, error) from error
+    if is_timm(name):
+        # With timm that may be the width of the map, before a hidden layer that follows the pooling.
+        setattr(backbone, "num_features", features.shape[1])  # noqa: B010
     return backbone
 
 

@@ -8,7 +8,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from mlabel._checks import DataError, resolve, suggest
-from mlabel.models.backbones import BACKBONES
+from mlabel.models.backbones import check_backbone
 from mlabel.models.heads import HEADS, check_head_options
 
 FORMAT = "mlabel.model/1"
@@ -23,7 +23,7 @@ class ModelConfig:
     """The architecture of a `Classifier`; its label space is kept apart.
 
     Args:
-        backbone: A name of `list_models()`, or None for a module of the user's.
+        backbone: A name of `list_models()` or `timm/NAME`, or None for a module of the user's.
         head: A name of the table of heads.
         dropout: The chance that a feature is dropped before the last linear layer, 0 <= dropout < 1.
         hidden: Hidden units, width or rank of the head; `linear` and `csra` do not use it.
@@ -52,7 +52,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.backbone is not None:
             _check_text(self.backbone, "backbone")
-            resolve(self.backbone, BACKBONES, "backbone")
+            check_backbone(self.backbone)
         _check_text(self.head, "head")
         resolve(self.head, HEADS, "head")
         for value in check_head_options(self.head, dict(self.head_options)).values():

@@ -9,13 +9,14 @@ from typing import Any
 from torch import nn
 from torchvision.models import WeightsEnum
 
-from mlabel._checks import DataError, resolve
+from mlabel._checks import DataError
 from mlabel.labels import LabelSpace
-from mlabel.models.backbones import BACKBONES, create_backbone
+from mlabel.models.backbones import check_backbone, create_backbone
 from mlabel.models.classifier import Classifier
 from mlabel.models.config import ModelConfig, as_channels, as_image_size
 from mlabel.models.heads import HeadOptions
-from mlabel.models.pretrained import fetch_weights, find_weights, load_weights, usual_statistics
+from mlabel.models.pretrained import fetch_weights, find_weights, load_state, load_weights, usual_statistics
+from mlabel.models.timm_networks import TimmWeights, fetch_timm_state
 
 
 def create_model(
@@ -35,17 +36,17 @@ def create_model(
     """Return a new classifier from images (N, C, H, W) to logits (N, L).
 
     Args:
-        backbone: A name of `list_models()`, or a module of yours that maps normalised images (N, C, H, W) to features
-            (N, D) and has D as its attribute `num_features`. For the heads `csra` and `ml_decoder` it also has a
-            method `feature_map(images)` that returns (N, M, H, W) or tokens (N, T, M), and M as `num_map_features`
-            where that is not D.
+        backbone: A name of `list_models()`, `timm/NAME` for a network of timm, or a module of yours that maps
+            normalised images (N, C, H, W) to features (N, D) and has D as its attribute `num_features`. For the heads
+            `csra` and `ml_decoder` it also has a method `feature_map(images)` that returns (N, M, H, W) or tokens
+            (N, T, M), and M as `num_map_features` where that is not D.
         space: The labels.
         head: `linear`; `mlp`, with one hidden layer; `multi`, with its own batch norm, dropout and linear layer for
             each group of the space; `csra` and `ml_decoder`, which look at every place of the image; or `embedding`,
             of low rank, for very many labels. See `HEADS`.
-        weights: Pretrained weights of the backbone: a name of torchvision's for it, such as "DEFAULT" (downloaded
-            unless cached), or the path of a safetensors or state-dict file. What was loaded and what was not is logged
-            and kept as `load_report`. None: a random start.
+        weights: Pretrained weights of the backbone: a name of torchvision's or a tag of timm's for it, such as
+            "DEFAULT" (downloaded unless cached), or the path of a safetensors or state-dict file, or of a folder with
+            one. What was loaded and what was not is logged and kept as `load_report`. None: a random start.
         dropout: The chance that a feature is dropped before the last layer.
         hidden: Hidden units of the `mlp` head, width of `ml_decoder`, rank of `embedding`.
         head_options: Arguments of that head's own, such as `{"heads": 4}` of `csra`; None: its defaults.
@@ -61,6 +62,7 @@ def create_model(
         TypeError: a value of another type.
         FileNotFoundError: the weights are not there, or cannot be downloaded.
         DataError: the weights' file is damaged, or nothing in it fits.
+        ImportError: a network of timm, and timm is not installed.
 
     Example:
         >>> import torch
@@ -72,7 +74,7 @@ def create_model(
     """
     name = backbone if isinstance(backbone, str) else None
     if name is not None:
-        resolve(name, BACKBONES, "backbone")  # first, so that a slip in the name is not taken for unknown weights
+        check_backbone(name)  # first, so that a slip in the name is not taken for unknown weights
     source = None if weights is None else find_weights(weights, name)
     usual_mean, usual_std = usual_statistics(name, source)
     config = ModelConfig(
@@ -86,10 +88,13 @@ def create_model(
         mean=as_channels(mean, usual_mean, in_channels),
         std=as_channels(std, usual_std, in_channels),
     )
-    path = fetch_weights(source) if isinstance(source, WeightsEnum) else source
+    if isinstance(source, WeightsEnum):
+        source = fetch_weights(source)
     model = _build(config, space, backbone)
-    if path is not None:
-        model.load_report = load_weights(model.backbone, path)
+    if isinstance(source, TimmWeights):
+        model.load_report = load_state(model.backbone, fetch_timm_state(source), str(source))
+    elif source is not None:
+        model.load_report = load_weights(model.backbone, source)
     return model
 
 

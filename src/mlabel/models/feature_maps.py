@@ -167,7 +167,7 @@ def _timm(network: Any, images: torch.Tensor) -> torch.Tensor:
     """Return what timm's `forward_features` gives, brought to (N, M, H, W) where its tokens lie on a grid."""
     found = network.forward_features(images)
     if isinstance(found, (tuple, list)):
-        found = found[0]
+        found = found[-1]
     if found.ndim == 4:
         return found.permute(0, 3, 1, 2) if getattr(network, "output_fmt", "NCHW") == "NHWC" else found
     patches = found[:, getattr(network, "num_prefix_tokens", 0) :]

@@ -1,4 +1,4 @@
-"""Pretrained weights: found by torchvision's names or in a file, and put into a backbone with a report.
+"""Pretrained weights: found by torchvision's or timm's names or in a file, and put into a backbone with a report.
 
 Nothing here runs code from a file: safetensors, or state dicts through PyTorch's reader of tensors only.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import pickle
 import re
 import warnings
@@ -22,11 +21,12 @@ import torchvision.models
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn import functional as F
 from torchvision.models import WeightsEnum
 
 from mlabel._checks import DataError, suggest
-from mlabel.models.backbones import HALF_NORMALISED, find_first_convolution
+from mlabel.models.backbones import HALF_NORMALISED
+from mlabel.models.positions import resize_positions, resize_windows
+from mlabel.models.timm_networks import TimmWeights, is_timm, timm_statistics, timm_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -40,7 +40,9 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("", "module.", "backbone.", "_orig_mod.", "module.backbone.", "_orig_mod.backbone.", "model.")
 
 # Names of classification layers, auxiliary ones too, which belong to the file's own classes.
-_CLASSIFIERS = ("fc.", "_fc.", "classifier.", "head.", "heads.", "aux1.", "aux2.", "AuxLogits.")
+_CLASSIFIERS = (
+    "fc.", "_fc.", "classifier.", "head.", "head_dist.", "heads.", "last_linear.", "aux1.", "aux2.", "AuxLogits.",
+)  # fmt: skip
 
 # torchvision's DenseNet files are from a time when module names could hold dots.
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
@@ -82,16 +84,16 @@ class LoadReport:
         return "; ".join(parts)
 
 
-def find_weights(weights: str | Path | WeightsEnum, backbone: str | None) -> Path | WeightsEnum:
-    """Return what `weights` stands for: a file, or an entry of torchvision's table for `backbone`.
+def find_weights(weights: str | Path | WeightsEnum, backbone: str | None) -> Path | WeightsEnum | TimmWeights:
+    """Return what `weights` stands for: a file, or an entry of torchvision's or timm's table for `backbone`.
 
     Args:
-        weights: A name such as "DEFAULT" or "IMAGENET1K_V2", or the path of a file.
+        weights: A name such as "DEFAULT" or "IMAGENET1K_V2", or the path of a file or of a folder that holds one.
         backbone: The backbone's name; None for a module of the user's, which has files only.
 
     Raises:
         ValueError: neither a name of that table nor a path.
-        FileNotFoundError: a path at which there is no file.
+        FileNotFoundError: a path at which there is no file, or a folder without or with several.
     """
     table = _weights_table(backbone)
     if isinstance(weights, WeightsEnum):
@@ -101,6 +103,8 @@ def find_weights(weights: str | Path | WeightsEnum, backbone: str | None) -> Pat
     if isinstance(weights, str) and weights in table:
         return table[weights]
     path = Path(weights)
+    if path.is_dir():
+        return _file_in(path)
     if path.exists():
         return path
     if isinstance(weights, Path) or len(path.parts) > 1 or path.suffix.lower() in _FILE_ENDINGS:
@@ -111,8 +115,20 @@ def find_weights(weights: str | Path | WeightsEnum, backbone: str | None) -> Pat
     )
 
 
+def _file_in(folder: Path) -> Path:
+    """Return the weights in a folder: of the usual name, or the only one."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return folder / name
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _FILE_ENDINGS and file.is_file())
+    if len(files) != 1:
+        found = ", ".join(file.name for file in files[:5]) or "no file of weights"
+        raise FileNotFoundError(f"weights: the folder {folder} holds {found}; give the path of one file")
+    return files[0]
+
+
 def usual_statistics(
-    backbone: str | None, weights: Path | WeightsEnum | None
+    backbone: str | None, weights: Path | WeightsEnum | TimmWeights | None
 ) -> tuple[Sequence[float], Sequence[float]]:
     """Return mean and std of RGB images in [0, 1] for a backbone: its weights' own, its own, or else ImageNet's."""
     if backbone in HALF_NORMALISED:
@@ -122,6 +138,10 @@ def usual_statistics(
     if isinstance(weights, WeightsEnum):
         transforms = weights.transforms()
         return transforms.mean, transforms.std
+    if isinstance(weights, TimmWeights):
+        return weights.mean, weights.std
+    if backbone is not None and is_timm(backbone):
+        return timm_statistics(backbone)
     return IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -170,11 +190,21 @@ def load_weights(module: nn.Module, path: str | Path) -> LoadReport:
         ValueError: the module is on the meta device, where there is nothing to put weights into.
     """
     path = Path(path)
-    if any(parameter.is_meta for parameter in module.parameters()):
-        raise ValueError("the module is on the meta device and holds no weights; move it with to_empty(device=) first")
-    report = _copy_state(module, read_state_dict(path), str(path))
+    _check_not_meta(module)
+    return load_state(module, read_state_dict(path), str(path))
+
+
+def load_state(module: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> LoadReport:
+    """Do what `load_weights` does with tensors by name; `source` says in the report where they are from."""
+    _check_not_meta(module)
+    report = _copy_state(module, state, source)
     logger.log(logging.INFO if report.complete else logging.WARNING, "%s", report)
     return report
+
+
+def _check_not_meta(module: nn.Module) -> None:
+    if any(parameter.is_meta for parameter in module.parameters()):
+        raise ValueError("the module is on the meta device and holds no weights; move it with to_empty(device=) first")
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
@@ -268,25 +298,22 @@ def _fit(module: nn.Module, key: str, tensor: torch.Tensor, own: torch.Tensor) -
     """Return `tensor` in the shape of `own`, or None where it cannot be brought into it."""
     if tensor.shape == own.shape:
         return tensor
-    if key.endswith("pos_embedding"):
-        return _resize_positions(tensor, own)
-    rgb = (own.shape[0], 3, *own.shape[2:]) if own.ndim == 4 else None
-    if tensor.shape == rgb and own.shape[1] == 1 and key == f"{find_first_convolution(module)[0]}.weight":
-        return tensor.float().sum(dim=1, keepdim=True)
+    if key.endswith(("pos_embedding", "pos_embed")):
+        return resize_positions(tensor, own, *_token_grid(module))
+    if key.endswith("relative_position_bias_table"):
+        return resize_windows(tensor, own)
+    if tensor.ndim == 4 and tensor.shape == (own.shape[0], 3, *own.shape[2:]) and own.shape[1] == 1:
+        layer = module.get_submodule(key.rpartition(".")[0])
+        # A depthwise convolution has weights of one channel too; but it takes more than one.
+        if getattr(layer, "in_channels", None) == 1:
+            return tensor.float().sum(dim=1, keepdim=True)
     return None
 
 
-def _resize_positions(tensor: torch.Tensor, own: torch.Tensor) -> torch.Tensor | None:
-    """Return a vision transformer's position table (1, 1 + g x g, D) for another grid, bicubic; None if it is none."""
-    if tensor.ndim != 3 or tensor.shape[::2] != own.shape[::2] or not tensor.is_floating_point():
-        return None
-    grid, own_grid = (math.isqrt(table.shape[1] - 1) for table in (tensor, own))
-    if grid**2 + 1 != tensor.shape[1] or own_grid**2 + 1 != own.shape[1]:
-        return None
-    first, rest = tensor[:, :1].float(), tensor[:, 1:].float()
-    image = rest.transpose(1, 2).unflatten(2, (grid, grid))
-    image = F.interpolate(image, size=(own_grid, own_grid), mode="bicubic", align_corners=True)
-    return torch.cat([first, image.flatten(2).transpose(1, 2)], dim=1)
+def _token_grid(module: nn.Module) -> tuple[tuple[int, int] | None, int]:
+    """Return the grid (height, width) of a transformer's patches where it tells, and the tokens before them."""
+    grid = getattr(getattr(module, "patch_embed", None), "grid_size", None)
+    return grid, getattr(module, "num_prefix_tokens", 1)
 
 
 def _check_values(key: str, tensor: torch.Tensor, own: torch.Tensor, source: str) -> None:
@@ -297,7 +324,9 @@ def _check_values(key: str, tensor: torch.Tensor, own: torch.Tensor, source: str
         raise DataError(f"{source}: {key} holds values that are not finite; choose other weights")
 
 
-def _weights_table(backbone: str | None) -> Mapping[str, WeightsEnum]:
+def _weights_table(backbone: str | None) -> Mapping[str, WeightsEnum | TimmWeights]:
+    if backbone is not None and is_timm(backbone):
+        return timm_weights(backbone)
     if backbone is None or backbone not in torchvision.models.list_models(module=torchvision.models):
         return {}
     return dict(torchvision.models.get_model_weights(backbone).__members__)

@@ -1,0 +1,123 @@
+"""How large backbones and heads are: parameters and multiply-adds, counted without memory or arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from mlabel.labels import Group, LabelSpace
+from mlabel.models.backbones import create_backbone
+from mlabel.models.config import as_image_size
+from mlabel.models.feature_maps import run_on_meta
+from mlabel.models.heads import HEADS, create_head
+
+_MAKERS = frozenset({torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn})
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What a backbone costs, without a head.
+
+    Attributes:
+        name: Its name.
+        image_size: (H, W) of the images for which multiply-adds are counted.
+        num_features: D.
+        parameters: Numbers that are learned.
+        multiply_adds: Of convolutions, linear layers and attention, for one image.
+    """
+
+    name: str
+    image_size: tuple[int, int]
+    num_features: int
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class HeadSize:
+    """What a head costs.
+
+    Attributes:
+        name: Its name.
+        parameters: Numbers that are learned.
+        weights_bytes: Of its parameters in float32.
+        training_bytes: Of parameters, gradient and Adam's two moments, which are held during training.
+    """
+
+    name: str
+    parameters: int
+    weights_bytes: int
+    training_bytes: int
+
+
+def measure_backbone(name: str, *, image_size: int | tuple[int, int] = 224, in_channels: int = 3) -> ModelSize:
+    """Return what backbone `name` costs at that size of images.
+
+    Raises:
+        ValueError: no such name, or the network cannot take images of that size.
+        ImportError: a network of timm, and timm is not installed.
+
+    Example:
+        >>> size = measure_backbone("resnet18")
+        >>> size.parameters, size.multiply_adds
+        (11176512, 1813561344)
+    """
+    sides = as_image_size(image_size)
+    with _WithoutMemory():
+        backbone = create_backbone(name, in_channels=in_channels, image_size=sides)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        run_on_meta(backbone, in_channels, sides)
+    return ModelSize(
+        name=name,
+        image_size=sides,
+        num_features=int(backbone.num_features),  # type: ignore[arg-type]
+        parameters=sum(parameter.numel() for parameter in backbone.parameters()),
+        multiply_adds=counter.get_total_flops() // 2,
+    )
+
+
+def measure_heads(num_labels: int, num_features: int, *, hidden: int = 512) -> list[HeadSize]:
+    """Return what each head costs for that many any-of labels.
+
+    Args:
+        num_labels: L.
+        num_features: D.
+        hidden: As in `create_model`.
+
+    Example:
+        >>> [head.parameters for head in measure_heads(100, 512) if head.name == "linear"]
+        [51300]
+    """
+    space = LabelSpace([Group("labels", map(str, range(num_labels)))])
+    sizes = []
+    for name in HEADS:
+        with torch.device("meta"):
+            head = create_head(name, num_features, space, hidden=hidden)
+        count = sum(parameter.numel() for parameter in head.parameters())
+        sizes.append(HeadSize(name, count, 4 * count, 16 * count))
+    return sizes
+
+
+class _WithoutMemory(TorchFunctionMode):
+    """Makes the weights of layers on the meta device.
+
+    `torch.device("meta")` would do so with every tensor, of which some networks read values while they are built.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = dict(kwargs or {})
+        if func in _MAKERS and named.get("device") is None:
+            named["device"] = "meta"
+        return func(*args, **named)
