@@ -84,6 +84,14 @@ def test_open_excitation_is_a_plain_residual_network():
         torch.testing.assert_close(network(images), plain(images))
 
 
+def test_shut_excitation_leaves_the_shortcut():
+    block = make("se_resnet22").backbone.layer1[0]
+    nn.init.zeros_(block.excitation.fc2.weight)
+    nn.init.constant_(block.excitation.fc2.bias, -200.0)
+    images = torch.randn(2, 64, 5, 5)
+    assert torch.equal(block(images), images.relu())
+
+
 @pytest.mark.parametrize("head", ["linear", "mlp", "csra", "ml_decoder", "embedding"])
 def test_the_prior_does_not_look(head):
     model = make("prior", head=head, hidden=8)
