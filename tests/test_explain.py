@@ -182,6 +182,56 @@ def test_rollout_against_attention_computed_from_the_weights() -> None:
     torch.testing.assert_close(got[:, :1], expected.float(), rtol=1e-4, atol=1e-5)
 
 
+def make_timm(name: str, **options: Any) -> Classifier:
+    pytest.importorskip("timm")
+    torch.manual_seed(3)
+    model = create_model(name, SPACE, image_size=64, **options)
+    with torch.no_grad():
+        for block in model.backbone.blocks:
+            block.attn.qkv.weight.mul_(20)  # attention that differs from place to place
+    return model
+
+
+def test_rollout_of_timms_transformers_against_attention_computed_from_the_weights() -> None:
+    model, images = make_timm("timm/test_vit"), pictures(3, 64)
+    vit = copy.deepcopy(model.backbone).double().eval()
+    with torch.no_grad():
+        tokens = vit._pos_embed(vit.patch_embed(model.preprocess(images).double()))
+        rolled = torch.eye(17, dtype=torch.float64)
+        for block in vit.blocks:
+            query, key, _ = block.attn.qkv(block.norm1(tokens)).chunk(3, -1)
+            heads = block.attn.num_heads
+            query, key = (each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (query, key))
+            attention = (query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])).softmax(-1).mean(1)
+            rolled = (0.5 * attention + 0.5 * torch.eye(17)) @ rolled
+            tokens = block(tokens)
+    expected = rolled[:, 0, 1:].reshape(-1, 1, 4, 4)
+    assert float((expected.amax((2, 3)) / expected.amin((2, 3))).min()) > 1.2, "the case must not be a flat one"
+    expected = nn.functional.interpolate(expected, size=(64, 64), mode="bilinear")
+    expected = expected / expected.amax((2, 3), keepdim=True)
+    got = explain(model, images, ["cat"])
+    torch.testing.assert_close(got, expected.float(), rtol=1e-3, atol=1e-4)
+    every_patch = explain(make_timm("timm/test_vit", head="csra"), images, ["cat"])
+    assert not torch.allclose(every_patch, got, atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["timm/test_vit", "timm/test_vit2", "timm/test_vit4", "timm/eva02_tiny_patch14_224"])
+def test_transformers_of_timm_are_explained_and_left_as_they_were(name: str) -> None:
+    timm = pytest.importorskip("timm")
+    side = 56 if "eva" in name else 64
+    assert timm.is_model(name[5:])
+    torch.manual_seed(3)
+    model = create_model(name, SPACE, image_size=side)
+    images = pictures(2, side)
+    rolled = explain(model, images, ["cat", "dog"])
+    assert torch.equal(rolled[:, 0], rolled[:, 1])
+    maps = explain(model, images, ["cat", "dog"], method="grad_cam")
+    assert maps.amax((2, 3)).max() == 1
+    assert not torch.allclose(maps[:, 0], maps[:, 1], atol=0.1)
+    assert all(block.attn.fused_attn for block in model.backbone.blocks)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
 def test_attention_to_everything_alike_is_flat() -> None:
     model = make_patches()
     with torch.no_grad():
@@ -245,7 +295,7 @@ def test_it_works_within_inference_mode_and_for_numpy_and_no_images() -> None:
         ([], {}, "labels must be names or columns"),
         ([0.5], {}, "labels must be names or columns"),
         ([0], {"method": "gradcam"}, "did you mean 'grad_cam'"),
-        ([0], {"method": "attention_rollout"}, r"torchvision's vit_\* only; SmallCNN wants grad_cam"),
+        ([0], {"method": "attention_rollout"}, r"transformers of torchvision and timm only; SmallCNN wants grad_cam"),
     ],
 )
 def test_messages(labels: Any, options: dict[str, Any], message: str) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torchvision.models import VisionTransformer
 
 from mlabel._checks import resolve, suggest
 from mlabel.labels import LabelSpace
 from mlabel.models import Classifier
+from mlabel.report._transformers import Transformer, find_transformer, recorded_attention
 
 METHODS = ("auto", "grad_cam", "attention_rollout")
 
@@ -34,8 +34,8 @@ def explain(model: Classifier, images: Any, labels: Any, *, method: str = "auto"
         model: On any device.
         images: As the model takes them: uint8, or floating in [0, 1], (N, C, H, W).
         labels: Names or columns, K of them, the same for every image; or for each image its own columns, (N, K).
-        method: `grad_cam`; `attention_rollout`, for torchvision's `vit_*`; `auto`: the latter for these, the former for
-            all others.
+        method: `grad_cam`; `attention_rollout`, for the vision transformers of torchvision and timm; `auto`: the latter
+            for these, the former for all others.
 
     Raises:
         ValueError: an unknown label or method, a shape that does not fit, or rollout of another network.
@@ -56,18 +56,19 @@ def explain(model: Classifier, images: Any, labels: Any, *, method: str = "auto"
     device = next(model.parameters()).device
     images = torch.as_tensor(images).to(device)
     columns = _as_columns(labels, model.space, len(images)).to(device)
-    transformer = isinstance(model.backbone, VisionTransformer)
-    if method == "attention_rollout" and not transformer:
+    transformer = find_transformer(model.backbone)
+    if method == "attention_rollout" and transformer is None:
         raise ValueError(
-            f"attention_rollout is for torchvision's vit_* only; {type(model.backbone).__name__} wants grad_cam"
+            "attention_rollout is for the vision transformers of torchvision and timm only; "
+            f"{type(model.backbone).__name__} wants grad_cam"
         )
     if not len(images):
         return torch.zeros((0, columns.shape[1], *images.shape[2:]), device=device)
     with _evaluating(model):
         # What was made in inference mode cannot be recorded, its copy can.
         images, columns = images.clone(), columns.clone()
-        if transformer and method != "grad_cam":
-            maps = _roll_out(model, images)[:, None].expand(-1, columns.shape[1], -1, -1)
+        if transformer is not None and method != "grad_cam":
+            maps = _roll_out(model, transformer, images)[:, None].expand(-1, columns.shape[1], -1, -1)
         else:
             maps = _grad_cam(model, images, columns)
     maps = nn.functional.interpolate(maps.float(), size=images.shape[2:], mode="bilinear", align_corners=False)
@@ -124,9 +125,9 @@ def _grad_cam(model: Classifier, images: torch.Tensor, columns: torch.Tensor) ->
 
 def _as_map(model: Classifier, values: torch.Tensor) -> torch.Tensor:
     """Return what the tapped module gave as (N, M, h, w)."""
-    if isinstance(model.backbone, VisionTransformer):
-        side = model.backbone.image_size // model.backbone.patch_size
-        return values[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+    transformer = find_transformer(model.backbone)
+    if transformer is not None:
+        return transformer.as_map(values)
     # Networks of timm that have the channels last say so.
     last = getattr(model.backbone, "output_fmt", "NCHW") == "NHWC"
     return values.permute(0, 3, 1, 2) if last else values
@@ -145,8 +146,9 @@ def _find_map(model: Classifier, images: torch.Tensor) -> _Place:
 
     In a vision transformer: what the last layer attends to. Its patches after that do not reach the class token.
     """
-    if isinstance(model.backbone, VisionTransformer):
-        return _Place(model.backbone.encoder.layers[-1].ln_1, 1)
+    transformer = find_transformer(model.backbone)
+    if transformer is not None:
+        return _Place(transformer.last_norm, 1)
     calls: dict[nn.Module, int] = {}
     found: list[_Place] = []
 
@@ -201,32 +203,17 @@ class _Tap:
         return self.held
 
 
-def _roll_out(model: Classifier, images: torch.Tensor) -> torch.Tensor:
+def _roll_out(model: Classifier, transformer: Transformer, images: torch.Tensor) -> torch.Tensor:
     """Return the attention rollout of a vision transformer's patches, (N, h, w)."""
-    backbone: Any = model.backbone
-    attention: list[torch.Tensor] = []
-
-    def ask(module: nn.Module, inputs: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return inputs, {**options, "need_weights": True, "average_attn_weights": True}
-
-    def note(module: nn.Module, inputs: Any, value: Any) -> None:
-        attention.append(value[1].float())
-
-    hooks: list[Any] = []
-    for layer in backbone.encoder.layers:
-        hooks.append(layer.self_attention.register_forward_pre_hook(ask, with_kwargs=True))
-        hooks.append(layer.self_attention.register_forward_hook(note))
-    try:
-        with torch.no_grad():
-            model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with recorded_attention(transformer) as attention, torch.no_grad():
+        model(images)
     identity = torch.eye(attention[0].shape[1], device=images.device)
     rolled = identity.expand_as(attention[0])
     for each in attention:
         rolled = (each + identity) / 2 @ rolled
-    # Heads on feature maps use every patch, all others the class token.
-    seen = rolled[:, 1:, 1:].mean(dim=1) if model.head.takes_map else rolled[:, 0, 1:]
-    side = backbone.image_size // backbone.patch_size
-    return seen.unflatten(1, (side, side))
+    rolled = rolled[:, :, transformer.prefix :]
+    if transformer.class_token and not model.head.takes_map:
+        seen = rolled[:, 0]
+    else:  # every patch is used
+        seen = rolled[:, transformer.prefix :].mean(dim=1)
+    return seen.unflatten(1, transformer.grid)
