@@ -128,6 +128,14 @@ def test_batches_merge_and_training_takes_it():
     assert loss.double().offset.dtype == torch.float64
 
 
+def test_index_lists_are_counted_with_the_labels_of_the_offset():
+    x = data()[0][:3]
+    lists = [[0, 2], [3], [1, 4]]
+    plain = LogitAdjusted(as_loss(nn.BCEWithLogitsLoss(), SPACE), np.ones(5))
+    (_, denominator) = plain.parts(x, lists)["all"]
+    assert plain.denominators(lists)["all"] == denominator == 15
+
+
 def test_the_loss_inside_is_told_its_epoch():
     x, targets, unknown = data()
     loss, inner = LogitAdjusted(create("splc", space=SPACE), np.ones(5)), create("splc", space=SPACE)

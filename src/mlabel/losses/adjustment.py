@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mlabel._checks import to_numpy
-from mlabel.losses.batch import BatchLoss, Parts
+from mlabel.losses.batch import BatchLoss, Parts, as_matrix
 
 
 class LogitAdjusted(nn.Module):
@@ -70,7 +70,7 @@ class LogitAdjusted(nn.Module):
 
     def denominators(self, targets: Any, mask: Any = None) -> dict[str, Tensor]:
         """Return the denominators of the loss inside."""
-        return self.loss.denominators(targets, mask)
+        return self.loss.denominators(as_matrix(targets, len(self.offset)), mask)
 
     def _adjusted(self, logits: Tensor) -> Tensor:
         if logits.ndim != 2 or logits.shape[1] != len(self.offset):
