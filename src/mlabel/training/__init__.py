@@ -20,12 +20,15 @@ from mlabel.training.config import (
     WEIGHT_DECAY_ON,
     TrainConfig,
 )
+from mlabel.training.fitting import Interrupted, fit
 from mlabel.training.folder import refuse_used, write_history, write_run_config
-from mlabel.training.loop import Interrupted, fit, train
-from mlabel.training.optimisers import learning_rate, make_optimizer, resolve_precision
+from mlabel.training.loop import train
+from mlabel.training.optimisers import make_optimizer
+from mlabel.training.precision import autocast, resolve_precision
+from mlabel.training.schedules import learning_rate
 from mlabel.training.scoring import TableScores, score_table
 from mlabel.training.state import Event, TrainState
-from mlabel.training.step import StepResult, autocast, train_step
+from mlabel.training.step import StepResult, train_step
 
 __all__ = [
     "BATCH_NORM",

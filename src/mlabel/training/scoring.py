@@ -15,7 +15,7 @@ from mlabel._checks import DataError
 from mlabel.data import BadImage, Batch, ImageTable, Loader
 from mlabel.losses import BatchLoss
 from mlabel.models import Classifier
-from mlabel.training.optimisers import resolve_precision
+from mlabel.training.precision import resolve_precision
 from mlabel.training.step import forward
 
 Progress = Callable[[Iterable[Batch], int, str], Iterable[Batch]]

@@ -12,9 +12,8 @@ from torch import nn
 
 from mlabel.data import Batch
 from mlabel.losses import BatchLoss
+from mlabel.training.precision import autocast
 from mlabel.training.state import TrainState
-
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,6 @@ class StepResult:
     loss: float
     parts: dict[str, tuple[float, float]]
     finite: bool
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the context in which `precision` (fp32, bf16 or fp16) holds on `device`."""
-    dtype = _AUTOCAST[precision]
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def train_step(

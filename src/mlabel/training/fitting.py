@@ -1,0 +1,147 @@
+"""`fit`: the training loop run to the end, with a progress bar, and saved when a signal ends it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from mlabel.data import ImageTable
+from mlabel.models import Classifier
+from mlabel.training.checkpoint import save_checkpoint
+from mlabel.training.config import TrainConfig
+from mlabel.training.loop import fingerprints, train
+from mlabel.training.state import Event, TrainState
+
+_log = logging.getLogger(__name__)
+
+
+class Interrupted(SystemExit):
+    """Training was stopped by a signal after a checkpoint was saved; the exit code is 128 + the signal's number."""
+
+
+def fit(
+    model: Classifier,
+    loss: nn.Module | Any,
+    train_table: ImageTable,
+    val_table: ImageTable | None = None,
+    *,
+    config: TrainConfig | None = None,
+    run_dir: str | Path | None = None,
+    resume: str | Path | None = None,
+    allow_changed_data: bool = False,
+    device: str | torch.device | None = None,
+    progress: str = "bar",
+) -> list[dict[str, Any]]:
+    """Train `model` to the end and return the history, one dictionary an evaluation.
+
+    The model is left with its last weights; the best are in the checkpoint that the file `best` of the run names
+    (`mlabel.training.load_weights(best_checkpoint(run_dir), model)`). SIGINT and SIGTERM save a checkpoint after the
+    step under way and end the process with code 130 or 143; a second signal ends it at once.
+
+    Args:
+        progress: `bar`: a progress bar on stderr; `none`: nothing is shown.
+        model, loss, train_table, val_table, config, run_dir, resume, allow_changed_data, device: See `train`.
+
+    Raises:
+        Interrupted: a signal came; a checkpoint was saved where there is a `run_dir`.
+        ValueError, FileExistsError, RuntimeError: see `train`.
+    """
+    if progress not in ("bar", "none"):
+        raise ValueError(f"progress must be 'bar' or 'none'; got {progress!r}")
+    config = config or TrainConfig()
+    events = train(
+        model,
+        loss,
+        train_table,
+        val_table,
+        config=config,
+        run_dir=run_dir,
+        resume=resume,
+        allow_changed_data=allow_changed_data,
+        device=device,
+    )
+    history: list[dict[str, Any]] = []
+    notes: tuple[str, ...] = ()
+    with _signals() as received, closing(events), tqdm(desc="training", unit="step", disable=progress == "none") as bar:
+        trained = -1
+        for event in events:
+            if event.trained != trained and not bar.disable:
+                bar.write(f"training {event.trained:,} of {_count(model):,} parameters", file=sys.stderr)
+            trained = event.trained
+            _show(bar, event)
+            history = event.state.history
+            if received and event.kind != "end":
+                bar.close()
+                _stop(event.state, run_dir, received[0], fingerprints(train_table, val_table))
+            notes = event.notes
+    for note in notes:
+        _log.warning("%s", note)
+    return history
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in the list that is given; the second one acts as it always does."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # only the main thread gets signals
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for each in numbers:
+            signal.signal(each, signal.SIG_DFL)
+
+    for number in numbers:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(state: TrainState, run_dir: str | Path | None, number: int, data: Mapping[str, str]) -> None:
+    name = signal.Signals(number).name
+    if run_dir is None:
+        print(f"{name}: stopped after step {state.step}; nothing was saved, as there is no run folder", file=sys.stderr)
+    else:
+        saved = save_checkpoint(state, run_dir, data=data)
+        print(f"{name}: saved {saved}; go on with resume='auto' (--resume auto)", file=sys.stderr)
+    raise Interrupted(128 + number)
+
+
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _show(bar: tqdm, event: Event) -> None:
+    if bar.disable:
+        return  # its `write` would write all the same
+    state = event.state
+    if event.kind == "step":
+        if bar.total is None:
+            bar.total, bar.initial = state.config.epochs * state.steps_per_epoch, state.step - 1
+            bar.n = bar.initial
+        bar.update(1)
+        bar.set_postfix_str(f"epoch {state.epoch + 1}/{state.config.epochs} loss {event.loss:.4f}", refresh=False)
+    elif event.kind == "eval":
+        shown = {name: value for name, value in event.metrics.items() if isinstance(value, float) and name != "lr"}
+        bar.write(
+            f"epoch {event.metrics['epoch']} step {event.step}  "
+            + "  ".join(f"{name} {value:.4f}" for name, value in shown.items()),
+            file=sys.stderr,
+        )

@@ -1,0 +1,25 @@
+"""In which numbers a network computes."""
+
+from __future__ import annotations
+
+import torch
+
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context in which `precision` (fp32, bf16 or fp16) holds on `device`."""
+    dtype = _AUTOCAST[precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Return `precision`, or, for `auto`, the fastest one that `device` computes in: bf16, fp16 or fp32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    # Emulated bf16 is slower than float32, so the CPU must have the instructions.
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    native = any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+    return "bf16" if device.type == "cpu" and native else "fp32"
