@@ -17,13 +17,27 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from PIL import Image
 from torch import nn
+from training_cases import (
+    BASE,
+    SPACE,
+    Tiny,
+    assert_same,
+    assert_same_history,
+    make_batch,
+    make_loss,
+    make_model,
+    make_state,
+    make_table,
+    own_loss,
+    weights,
+    whole,
+)
 
 from mlabel.data import ImageTable, Loader, mix_batch, repeat_factors, smooth_targets
-from mlabel.labels import Group, LabelSpace
-from mlabel.losses import as_loss, create
-from mlabel.models import Classifier, create_model
+from mlabel.labels import LabelSpace
+from mlabel.losses import as_loss
+from mlabel.models import create_model
 from mlabel.training import (
     TrainConfig,
     best_checkpoint,
@@ -31,78 +45,17 @@ from mlabel.training import (
     learning_rate,
     list_checkpoints,
     load_weights,
-    make_optimizer,
     newest_checkpoint,
     save_checkpoint,
     score_table,
     train,
     train_step,
 )
-from mlabel.training.state import TrainState
-
-SPACE = LabelSpace([Group("tags", ["a", "b", "c"]), Group("kind", ["x", "y"], exclusive=True)])
-
-
-class Tiny(nn.Module):
-    """A user's backbone: one convolution, without batch statistics unless asked for."""
-
-    num_features = 8
-
-    def __init__(self, norm: bool = False) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 3, stride=2)
-        self.norm = nn.BatchNorm2d(8) if norm else nn.Identity()
-        self.drop = nn.Dropout(0.2)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.drop(self.norm(self.conv(images)).relu().mean((2, 3)))
-
-
-def make_model(norm: bool = True) -> Classifier:
-    torch.manual_seed(7)
-    return create_model(Tiny(norm), SPACE, image_size=12)
-
-
-def make_loss() -> nn.Module:
-    return create("asymmetric", space=SPACE)
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
-    folder = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    paths = []
-    for number in range(22):
-        path = folder / f"{number:03d}.png"
-        Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(path)
-        paths.append(path)
-    tags = rng.random((22, 3)) < 0.4
-    kind = np.eye(2)[rng.integers(0, 2, 22)]
-    kind[3] = 0  # of this one the kind is not known
-    return ImageTable(paths=paths, targets=np.hstack([tags, kind]).astype(np.uint8), space=SPACE)
-
-
-def weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        assert torch.equal(tensor, second[name]), name
-
-
-def assert_same_history(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> None:
-    assert json.dumps(first) == json.dumps(second)
-
-
-def whole(table: ImageTable, config: TrainConfig) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-    model = make_model()
-    history = fit(model, make_loss(), table, table, config=config, progress="none")
-    return weights(model), history
-
-
-BASE: dict[str, Any] = {"epochs": 2, "batch_size": 4, "lr": 0.01, "precision": "fp32"}
+    return make_table(tmp_path_factory.mktemp("images"))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +64,7 @@ BASE: dict[str, Any] = {"epochs": 2, "batch_size": 4, "lr": 0.01, "precision": "
         {"optimizer": "adamw", "warmup_steps": 3},
         {"optimizer": "sgd", "schedule": "step", "step_size": 1, "clip_norm": 0.5},
         {"optimizer": "adam", "accumulate": 2, "precision": "bf16"},
-        {"optimizer": "sgd", "precision": "fp16"},
+        {"optimizer": "sgd", "precision": "fp16", "ema": 0.9},
         {"optimizer": "adamax", "schedule": "plateau", "step_size": 1, "monitor": "loss"},
         {"optimizer": "adadelta", "schedule": "constant", "eval_every": 2, "augment": "flip"},
         {"sampler": "repeat_factor", "repeat_threshold": 0.9, "mix": "cutmix", "optimizer": "adamw", "augment": "flip"},
@@ -177,7 +130,7 @@ def test_repeats_mixing_and_smoothing_change_training_and_nothing_else(table: Im
         assert len(steps) == state.steps_per_epoch == (more // 4 + (more % 4 >= 2) if "sampler" in changed else 6)
         assert not torch.equal(state.model.backbone.conv.weight, plain["backbone.conv.weight"])
         # Validation is of the images and labels as they are.
-        scores = score_table(state.model, table, _as_loss(), batch_size=4, precision="fp32")
+        scores = score_table(state.model, table, own_loss(), batch_size=4, precision="fp32")
         assert state.history[-1]["val_loss"] == scores.loss
 
 
@@ -240,13 +193,9 @@ def test_the_best_is_on_disk_and_the_last_in_the_model(table: ImageTable, tmp_pa
     last = weights(model)
     load_weights(path, model)
     assert not all(torch.equal(last[name], tensor) for name, tensor in model.state_dict().items())
-    scores = score_table(model, table, _as_loss(), batch_size=4, precision="fp32")
+    scores = score_table(model, table, own_loss(), batch_size=4, precision="fp32")
     assert scores.loss == best["val_loss"]
     assert len(list_checkpoints(tmp_path)) == 3  # the two newest and the best
-
-
-def _as_loss() -> Any:
-    return as_loss(make_loss(), SPACE)
 
 
 def test_patience_ends_training_and_stays_ended(table: ImageTable, tmp_path: Path) -> None:
@@ -256,15 +205,6 @@ def test_patience_ends_training_and_stays_ended(table: ImageTable, tmp_path: Pat
     model = make_model(norm=False)
     again = fit(model, make_loss(), table, table, config=config, run_dir=tmp_path, resume="auto", progress="none")
     assert_same_history(history, again)
-
-
-def make_state(model: Classifier, **settings: Any) -> TrainState:
-    config = TrainConfig(**BASE | settings)
-    return TrainState(model, make_optimizer(model, config), torch.amp.GradScaler("cpu", enabled=False), config)
-
-
-def make_batch(table: ImageTable, rows: slice) -> Any:
-    return next(iter(Loader(table[rows], batch_size=len(table[rows]), image_size=12)))
 
 
 def test_accumulation_equals_the_large_batch(table: ImageTable) -> None:
@@ -277,7 +217,7 @@ def test_accumulation_equals_the_large_batch(table: ImageTable) -> None:
         model = make_model(norm=False)
         model.backbone.drop.p = 0.0
         state = make_state(model, optimizer="sgd", momentum=0.0, weight_decay=0.0, lr=1.0)
-        result = train_step(state, _as_loss(), batches, precision="fp32", learning_rate=1.0)
+        result = train_step(state, own_loss(), batches, precision="fp32", learning_rate=1.0)
         results.append((result.loss, weights(model)))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-6)
     for name, tensor in results[0][1].items():
@@ -288,7 +228,7 @@ def test_accumulation_equals_the_large_batch(table: ImageTable) -> None:
 def test_a_step_that_is_not_finite_changes_nothing(table: ImageTable, where: str) -> None:
     model = make_model()
     state = make_state(model)
-    loss = _as_loss()
+    loss = own_loss()
     train_step(state, loss, [make_batch(table, slice(0, 8))], precision="fp32", learning_rate=0.1)
     before, optimizer = weights(model), json.dumps(_plain(state.optimizer.state_dict()))
 

@@ -20,6 +20,7 @@ from mlabel.training.config import (
     WEIGHT_DECAY_ON,
     TrainConfig,
 )
+from mlabel.training.ema import WeightAverage
 from mlabel.training.fitting import Interrupted, fit
 from mlabel.training.folder import refuse_used, write_history, write_run_config
 from mlabel.training.loop import train
@@ -45,6 +46,7 @@ __all__ = [
     "TableScores",
     "TrainConfig",
     "TrainState",
+    "WeightAverage",
     "autocast",
     "best_checkpoint",
     "fit",

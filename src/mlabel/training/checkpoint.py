@@ -1,8 +1,9 @@
 """Checkpoints: safetensors and JSON, complete or not there, checked by hash when read.
 
 A checkpoint is a folder `checkpoints/step-00000120` with `model.safetensors`, `optimizer.safetensors`, `state.json` and
-`manifest.json`, which holds the size and SHA-256 of the others. It is written under a temporary name, flushed to the
-disk and renamed; older ones are removed only after that.
+`manifest.json`, which holds the size and SHA-256 of the others; where the weights are averaged, also
+`average.safetensors`. It is written under a temporary name, flushed to the disk and renamed; older ones are removed
+only after that.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from mlabel._checks import DataError
+from mlabel._checks import DataError, resolve
 from mlabel._files import digest, read_json, sync_folder, to_json, write_atomically, write_synced
 from mlabel.labels import LabelSpace
 from mlabel.training.config import TrainConfig
@@ -29,6 +30,8 @@ from mlabel.training.state import TrainState
 FORMAT = "mlabel.checkpoint/1"
 _NAME = re.compile(r"step-(\d{8,})")
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+_AVERAGE = "average.safetensors"
+WEIGHTS = ("judged", "last")
 _log = logging.getLogger(__name__)
 
 
@@ -67,7 +70,9 @@ def _write(state: TrainState, target: Path, data: dict[str, str]) -> None:
         write_synced(temporary / "model.safetensors", safetensors.torch.save(_plain(state.model.state_dict())))
         write_synced(temporary / "optimizer.safetensors", safetensors.torch.save(tensors))
         write_synced(temporary / "state.json", to_json(_describe(state, settings, data)).encode())
-        files = {name: digest(temporary / name) for name in _FILES}
+        if state.average is not None:
+            write_synced(temporary / _AVERAGE, safetensors.torch.save(_plain(state.average.tensors)))
+        files = {path.name: digest(path) for path in sorted(temporary.iterdir())}
         write_synced(temporary / "manifest.json", to_json({"format": FORMAT, "files": files}).encode())
         sync_folder(temporary)
         if target.exists():  # damaged, or it would have been kept
@@ -99,7 +104,7 @@ def problems(checkpoint: str | Path) -> str | None:
         manifest = read_json(checkpoint / "manifest.json")
         if manifest["format"] != FORMAT:
             return f"its format is {manifest['format']!r}, and this version reads {FORMAT!r}"
-        if set(manifest["files"]) != set(_FILES):
+        if set(manifest["files"]) - {_AVERAGE} != set(_FILES):
             return f"manifest.json names {sorted(manifest['files'])}; {sorted(_FILES)} were wanted"
         for name, expected in manifest["files"].items():
             if digest(checkpoint / name) != expected:
@@ -145,17 +150,27 @@ def best_checkpoint(run_dir: str | Path) -> Path | None:
     return path
 
 
-def load_weights(checkpoint: str | Path, model: nn.Module) -> None:
+def load_weights(checkpoint: str | Path, model: nn.Module, *, weights: str = "judged") -> None:
     """Put the weights of a checkpoint into `model`.
+
+    Args:
+        checkpoint: Its folder.
+        model: Changed in place.
+        weights: `judged`: those that were evaluated, which are the average (`TrainConfig.ema`) where there is one;
+            `last`: those of the last step.
 
     Raises:
         DataError: the checkpoint is damaged.
         ValueError: its weights do not fit the model; the differences are listed.
     """
+    resolve(weights, dict.fromkeys(WEIGHTS), "weights")
     _refuse_damaged(checkpoint)
-    weights = _read_tensors(Path(checkpoint) / "model.safetensors")
-    _check_weights(model, weights, str(checkpoint))
-    model.load_state_dict(weights)
+    average = Path(checkpoint) / _AVERAGE
+    tensors = _read_tensors(
+        average if weights == "judged" and average.exists() else Path(checkpoint) / "model.safetensors"
+    )
+    _check_weights(model, tensors, str(checkpoint))
+    model.load_state_dict(tensors)
 
 
 def read_description(checkpoint: str | Path) -> dict[str, Any]:
@@ -195,10 +210,13 @@ def load_checkpoint(
         _check_data(described["data"], dict(data or {}))
     weights = _read_tensors(Path(checkpoint) / "model.safetensors")
     _check_weights(state.model, weights, str(checkpoint))
+    average = None if state.average is None else _read_tensors(Path(checkpoint) / _AVERAGE)
     tensors = _read_tensors(Path(checkpoint) / "optimizer.safetensors")
     state.optimizer.load_state_dict(_join_optimizer(tensors, described["optimizer"], state.optimizer))
     _match_layout(state.optimizer)
     state.model.load_state_dict(weights)
+    if state.average is not None and average is not None:
+        state.average.load(average)
     state.restore_counters(described["counters"])
 
 

@@ -72,6 +72,9 @@ class TrainConfig:
             `cutmix`.
         label_smoothing: How far training targets are moved towards 0.5 (any-of labels) or the uniform distribution
             (exclusive groups); from 0, not at all, to 1.
+        ema: Decay of an average of the weights over the steps, such as 0.999, which is evaluated, kept as the best
+            and loaded for prediction in the place of the weights; it begins smaller, so that the first weights are
+            soon forgotten (see `mlabel.training.WeightAverage`); None: no average.
         seed: Of order, augmentation, mixing and dropout.
         on_bad: What an image that cannot be read does, in training and when a part is scored: `error` stops and names
             it; `skip` goes on without it, nothing taking its place, and lists it in `bad.jsonl` of the run.
@@ -124,6 +127,7 @@ class TrainConfig:
     mix: str = "none"
     mix_alpha: float | None = None
     label_smoothing: float = 0.0
+    ema: float | None = None
     seed: int = 0
     on_bad: str = "error"
     max_bad: float = 0.001
@@ -160,6 +164,8 @@ class TrainConfig:
         for name in ("clip_norm", "mix_alpha", "head_lr"):
             if getattr(self, name) is not None:
                 check_positive(getattr(self, name), name)
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be from 0 to below 1, or None; got {self.ema!r}")
         if self.unfreeze_epoch is not None and self.freeze is None:
             raise ValueError("unfreeze_epoch needs freeze, the last stage that is frozen until then")
 

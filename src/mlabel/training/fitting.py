@@ -45,7 +45,7 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train `model` to the end and return the history, one dictionary an evaluation.
 
-    The model is left with its last weights; the best are in the checkpoint that the file `best` of the run names
+    The model is left with its last weights, or where they are averaged (`ema`), with their average; the best are in the checkpoint that the file `best` of the run names
     (`mlabel.training.load_weights(best_checkpoint(run_dir), model)`). SIGINT and SIGTERM save a checkpoint after the
     step under way and end the process with code 130 or 143; a second signal ends it at once.
 
@@ -85,6 +85,9 @@ def fit(
                 bar.close()
                 _stop(event.state, run_dir, received[0], fingerprints(train_table, val_table))
             notes = event.notes
+    average = event.state.average
+    if average is not None:
+        average.copy_to(model)
     for note in notes:
         _log.warning("%s", note)
     return history

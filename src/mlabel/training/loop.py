@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from mlabel.training.bad_images import NAME as BAD_NAME
 from mlabel.training.bad_images import BadLog
 from mlabel.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from mlabel.training.config import TrainConfig
+from mlabel.training.ema import WeightAverage
 from mlabel.training.folder import lock_run, refuse_used, write_history, write_run_config
 from mlabel.training.freezing import Freezing
 from mlabel.training.optimisers import make_optimizer
@@ -59,7 +60,8 @@ def train(
     follow from the seed, the epoch and the step, so that a resumed training is the unbroken one.
 
     Args:
-        model: Changed in place; it ends with its last weights.
+        model: Changed in place; it ends with its last weights, and where they are averaged, the average is in
+            `event.state.average`.
         loss: A loss of `mlabel.losses`, or any callable of (logits, targets).
         train_table: What is learned from.
         val_table: What `config.monitor` is measured on; None: nothing is measured, and no checkpoint is the best.
@@ -133,6 +135,7 @@ class _Training:
             optimizer=make_optimizer(model, config),
             scaler=torch.amp.GradScaler(device.type, enabled=self.precision == "fp16"),
             config=config,
+            average=None if config.ema is None else WeightAverage(model, config.ema),
             steps_per_epoch=-(-len(self.loader) // config.accumulate),
         )
 
@@ -213,7 +216,7 @@ class _Training:
 
     def _step(self, batches: Sequence[Batch]) -> Event:
         state = self.state
-        rate = learning_rate(self.config, state.step - state.skipped, state.steps_per_epoch)
+        rate = learning_rate(self.config, state.updates, state.steps_per_epoch)
         prepared = [self._prepare(batch) for batch in batches]
         self.freezing.apply(state.epoch)
         with _explained():
@@ -262,20 +265,21 @@ class _Training:
                 yield self._save(run_dir)
 
     def _validate(self, table: ImageTable) -> dict[str, float]:
-        model, config = self.state.model, self.config
+        model, config, average = self.state.model, self.config, self.state.average
         bad: list[BadImage] = []
         try:
-            scores = score_table(
-                model,
-                table,
-                self.loss,
-                batch_size=config.batch_size,
-                num_workers=config.num_workers,
-                precision=self.precision,
-                on_bad=config.on_bad,
-                max_bad=config.max_bad,
-                bad=bad,
-            )
+            with nullcontext() if average is None else average.in_place_of(model):
+                scores = score_table(
+                    model,
+                    table,
+                    self.loss,
+                    batch_size=config.batch_size,
+                    num_workers=config.num_workers,
+                    precision=self.precision,
+                    on_bad=config.on_bad,
+                    max_bad=config.max_bad,
+                    bad=bad,
+                )
         finally:
             self.bad.add("val", bad)
         include = [config.monitor] if config.monitor in EXTRA_METRICS else []

@@ -11,6 +11,7 @@ import torch
 from mlabel.models import Classifier
 from mlabel.models.stages import count_trained
 from mlabel.training.config import TrainConfig
+from mlabel.training.ema import WeightAverage
 
 # The counters of a TrainState, which a checkpoint keeps as JSON.
 _COUNTERS = (
@@ -36,6 +37,7 @@ class TrainState:
         optimizer: Its optimiser.
         scaler: The loss scaler of fp16; switched off in other precisions.
         config: The settings.
+        average: The average of the weights, which is judged in their place; None without `config.ema`.
         steps_per_epoch: Optimiser steps of one epoch; not saved, for it follows from table and settings.
         step: Optimiser steps tried, counting those that were skipped.
         epoch: Epochs finished.
@@ -55,6 +57,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     config: TrainConfig
+    average: WeightAverage | None = None
     steps_per_epoch: int = 0
     step: int = 0
     epoch: int = 0
@@ -73,6 +76,11 @@ class TrainState:
     def device(self) -> torch.device:
         """The device of the model's parameters."""
         return next(self.model.parameters()).device
+
+    @property
+    def updates(self) -> int:
+        """How many steps changed the weights."""
+        return self.step - self.skipped
 
     @property
     def train_loss(self) -> float:

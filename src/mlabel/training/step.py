@@ -37,7 +37,7 @@ def train_step(
     """Do one optimiser step over `batches`, weighed as if they were one batch, and return its loss.
 
     Dropout follows from (seed, step) alone: torch's global generator is seeded here. Where the loss or a gradient is
-    not finite, weights, optimiser and buffers (batch-norm statistics) stay as they were.
+    not finite, weights, their average, optimiser and buffers (batch-norm statistics) stay as they were.
 
     Args:
         state: The training; its model, optimiser, scaler and counters change.
@@ -58,6 +58,8 @@ def train_step(
     if finite:
         state.skipped_in_a_row = 0
         state.add_loss(parts)
+        if state.average is not None:
+            state.average.update(state.model, state.updates - 1)
     else:
         restore_buffers()
         state.skipped += 1
