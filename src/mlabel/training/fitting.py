@@ -45,9 +45,10 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train `model` to the end and return the history, one dictionary an evaluation.
 
-    The model is left with its last weights, or where they are averaged (`ema`), with their average; the best are in the checkpoint that the file `best` of the run names
-    (`mlabel.training.load_weights(best_checkpoint(run_dir), model)`). SIGINT and SIGTERM save a checkpoint after the
-    step under way and end the process with code 130 or 143; a second signal ends it at once.
+    The model is left with its last weights, or with their average where there is one (`TrainConfig.ema`); the best are
+    in the checkpoint that the file `best` of the run names (`mlabel.training.load_weights(best_checkpoint(run_dir),
+    model)`). SIGINT and SIGTERM save a checkpoint after the step under way and end the process with code 130 or 143; a
+    second signal ends it at once.
 
     Args:
         progress: `bar`: a progress bar on stderr; `none`: nothing is shown.
