@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 # A test's speed depends on what else the machine does; deadlines would make tests fail at random.
 settings.register_profile("mlabel", deadline=None, derandomize=True)
 settings.load_profile("mlabel")
+# For tools/mutation.py: one example that fails is enough, and need not be made small.
+settings.register_profile(
+    "mutation", deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
+)
 
 
 # Test processes side by side share the cores; threads of each would only wait for one another.

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from mlabel.cli import main
-from mlabel.recipes import Recipe, Run
+from mlabel.metrics import evaluate
+from mlabel.recipes import Recipe, Run, RunEvaluation
 from mlabel.training import TrainConfig
 
 
@@ -90,6 +91,46 @@ def test_evaluate_says_the_part_and_prints_one_metric_a_line(trained: Path, caps
     assert re.search(r"^macro_f1( +[01]\.\d+| +nan){3}$", printed, re.M)
     assert re.search(r"^kind\.accuracy( +[01]\.\d+){3}$", printed, re.M)
     assert re.search(r"^green +\d+ ", printed, re.M), "the table of labels"
+    rows = dict(re.findall(r"^(category|tags|kind) +(.*)$", printed.partition("Labels by group")[2], re.M))
+    assert rows["category"].split() == ["num_labels", "num_averaged", "support", "precision", "recall", "f1", "ap"]
+    assert [rows[name].split()[0] for name in ("tags", "kind")] == ["3", "2"]
+    assert "Labels by frequency" not in printed, "five labels are no deciles"
+
+
+def test_metrics_beyond_the_usual_are_asked_for_by_name(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["evaluate", "--run", str(trained), "--include", "macro_mcc, micro_ece,mcc"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^macro_mcc( +-?[01]\.\d+| +nan){3}$", printed, re.M)
+    assert re.search(r"^micro_ece( +[01]\.\d+){3}$", printed, re.M)
+    columns = json.loads((trained / "report" / "metrics-val.json").read_text())["columns"]
+    assert len(columns["calibrated"]["per_label"]["mcc"]) == 5
+    assert main(["evaluate", "--run", str(trained), "--include", "macro_mc"]) == 2
+    assert "unknown metric 'macro_mc'; did you mean 'macro_mcc'" in capsys.readouterr().err
+
+
+def test_labels_are_put_together_by_how_frequent_they_are_in_training() -> None:
+    rng = np.random.default_rng(0)
+    scores, targets = rng.random((30, 20)), rng.random((30, 20)) < 0.4
+    counts, groups = np.arange(20)[::-1], ("a",) * 15 + ("b",) * 5
+    result = RunEvaluation(
+        part="test",
+        columns={"prior": evaluate(scores * 0, targets), "at 0.5": evaluate(scores, targets)},
+        notes=(),
+        scores=scores,
+        rows=np.arange(30),
+        counts=counts,
+        label_groups=groups,
+    )
+    head, middle, tail = result.by_frequency()
+    assert [row["tier"] for row in (head, middle, tail)] == ["head", "middle", "tail"]
+    assert (head["least"], head["most"], middle["num_labels"], tail["most"]) == (14, 19, 8, 5)
+    recall = result.best.per_label["recall"]
+    assert head["recall"] == pytest.approx(recall[:6].mean())
+    assert list(result.label_parts()) == ["Labels by frequency", "Labels by group"]
+    assert [row["recall"] for row in result.by_group()] == pytest.approx([recall[:15].mean(), recall[15:].mean()])
+    plain = json.loads(json.dumps(result.to_dict()))
+    assert [row["decile"] for row in plain["by_frequency"]] == list(range(1, 11))
+    assert plain["by_group"] == result.by_group()
 
 
 def test_calibrate_changes_run_and_bundle(trained: Path, capsys: pytest.CaptureFixture) -> None:

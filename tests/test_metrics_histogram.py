@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,6 +110,61 @@ def test_it_goes_through_arrays_lists_and_safetensors(problem: Problem, bins: in
         assert (again.num_samples, again.bins, again.known.dtype) == (histogram.num_samples, bins, np.int32)
         again.update(*problem.scored)
     np.testing.assert_array_equal(histogram.known, arrays["known"])  # nothing is shared with what was read
+
+
+def test_it_goes_through_a_file(tmp_path: Path) -> None:
+    histogram = ScoreHistogram(3, bins=8)
+    histogram.update([[0.1, 0.5, 1.0], [0.9, 0.5, 0.0]], [[1, 0, 1], [0, 1, 0]], [[True, True, False]] * 2)
+    histogram.save(tmp_path / "a.safetensors")
+    again = ScoreHistogram.load(tmp_path / "a.safetensors")
+    assert again.num_samples == 2
+    np.testing.assert_array_equal(again.positives, histogram.positives)
+    np.testing.assert_array_equal(again.known, histogram.known)
+    with pytest.raises(FileNotFoundError, match=r"b\.safetensors"):
+        ScoreHistogram.load(tmp_path / "b.safetensors")
+    for content, text in ((b"none", "a.safetensors: not a safetensors file"), (save({}), "a.safetensors: a histogram")):
+        (tmp_path / "a.safetensors").write_bytes(content)
+        with pytest.raises(DataError, match=text):
+            ScoreHistogram.load(tmp_path / "a.safetensors")
+
+
+PROCESS = """
+import sys, torch, torch.distributed as dist
+from mlabel.metrics import ScoreHistogram
+rank, folder = int(sys.argv[1]), sys.argv[2]
+histogram = ScoreHistogram(2, bins=8)
+histogram.all_reduce()  # alone, nothing is added
+dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+histogram.update([[0.25 * rank, 0.5]] * (rank + 1), [[rank, 1]] * (rank + 1))
+histogram.all_reduce()
+histogram.save(f"{folder}/{rank}.safetensors")
+dist.destroy_process_group()
+"""
+
+
+def test_processes_add_up(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROCESS]
+    processes = [subprocess.Popen([*command, str(rank), str(tmp_path)]) for rank in range(2)]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    whole = ScoreHistogram(2, bins=8)
+    whole.update([[0.0, 0.5], [0.25, 0.5], [0.25, 0.5]], [[0, 1], [1, 1], [1, 1]])
+    for rank in range(2):
+        found = ScoreHistogram.load(tmp_path / f"{rank}.safetensors")
+        assert found.num_samples == 3
+        np.testing.assert_array_equal(found.positives, whole.positives)
+        np.testing.assert_array_equal(found.known, whole.known)
+
+
+@given(problem=problems())
+@quick
+def test_any_ratio_of_decisions_may_be_asked_for(problem: Problem) -> None:
+    names = ["mcc", "macro_mcc", "weighted_specificity", "micro_f_beta_2"]
+    found = counted(problem, 8).evaluate(0.5, include=names)
+    exact = evaluate(*problem.scored[:2], 0.5, mask=problem.known, include=names)
+    for name in names[1:]:
+        same(found[name], exact[name], name)
+    same(found.per_label["mcc"], exact.per_label["mcc"])
+    assert "mcc" not in counted(problem, 8).evaluate(0.5).per_label
 
 
 # --- exact at edges -----------------------------------------------------------------------------------------------

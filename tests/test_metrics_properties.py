@@ -76,6 +76,24 @@ def test_every_form_of_input_gives_the_same(problem: Problem) -> None:
 
 @given(problem=problems())
 @brief
+def test_inputs_stay_as_they_are_whatever_their_form(problem: Problem) -> None:
+    # Rows in descending order of columns, and with zeros that are stored.
+    rows, columns = (array[:, ::-1].reshape(-1) for array in np.indices(problem.targets.shape))
+    starts = np.arange(len(problem.targets) + 1) * problem.targets.shape[1]
+    forms = [(problem.targets[rows, columns], columns, starts), (~problem.known[rows, columns], columns, starts)]
+    for name, metric in those():
+        values = torch.tensor(metric.arguments(problem)[0])
+        targets, unknown = (sp.csr_array((d.copy(), i.copy(), p.copy()), problem.targets.shape) for d, i, p in forms)
+        before = values.clone()
+        same(metric(values, targets, unknown), metric.of(problem), name)
+        assert torch.equal(values, before), name
+        for matrix, form in zip((targets, unknown), forms, strict=True):
+            for held, taken in zip((matrix.data, matrix.indices, matrix.indptr), form, strict=True):
+                np.testing.assert_array_equal(held, taken, err_msg=name)
+
+
+@given(problem=problems())
+@brief
 def test_what_is_unknown_has_no_say(problem: Problem) -> None:
     for name, metric in those():
         values, targets, known = metric.arguments(problem)

@@ -135,6 +135,15 @@ def test_texts_are_never_read_as_html(tmp_path):
     assert "49" not in "".join(row[0] for row in hostile.tables["labels"])
 
 
+def test_tables_of_rows_are_shown_under_their_captions(tmp_path):
+    rows = [{"tier": "head", "num_labels": 3, "f1": 0.75}, {"tier": HOSTILE[0], "num_labels": 0, "f1": None}]
+    tables = {"Labels <b>by frequency": rows, "None": []}
+    page = Page(write_report(tmp_path, title="t", comparison={"a": {"b": 1.0}}, tables=tables))
+    assert page.tables["table-1"] == [["tier", "num labels", "f1"], ["head", "3", "0.7500"], [HOSTILE[0], "0", "–"]]
+    assert "Labels <b>by frequency" in page.texts
+    assert "table-2" not in page.tables
+
+
 def test_the_tables_hold_the_figures(tmp_path):
     result, prior = example(), {"macro_f1": 0.125, "num_labels_averaged": 3}
     page = Page(write_report(tmp_path, title="t", comparison={"prior": prior, "at 0.5": result}, evaluation=result))
@@ -143,6 +152,7 @@ def test_the_tables_hold_the_figures(tmp_path):
     assert metrics["macro_f1"] == ["0.1250", f"{result['macro_f1']:.4f}"]
     assert metrics["num_labels_averaged"] == ["3", "2"]
     assert metrics["map"] == ["–", f"{result['map']:.4f}"]
+    assert "table-1" not in page.tables
     assert set(metrics) - {"metric"} == set(result)
     labels = page.tables["labels"]
     assert labels[0] == ["label", "support", "predicted", "threshold", "precision", "recall", "F1", "AP", "AUROC"]

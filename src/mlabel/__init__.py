@@ -31,6 +31,7 @@ _NAMES = {
     "LabelSpace": "mlabel.labels",
     "MultiHeadEncoder": "mlabel.encoders",
     "MultiHotEncoder": "mlabel.encoders",
+    "ScoreHistogram": "mlabel.metrics",
     "Tagger": "mlabel.inference",
     "Taxonomy": "mlabel.taxonomy",
     "Thresholds": "mlabel.decisions",

@@ -23,6 +23,7 @@ from mlabel.cli._options import (
     reader_options,
 )
 from mlabel.decisions import OBJECTIVES, SCOPES
+from mlabel.metrics import rows_table
 from mlabel.recipes import Recipe, Run, RunEvaluation, demo, run, write_evaluation
 from mlabel.training import TrainConfig
 
@@ -108,13 +109,22 @@ def add_evaluate(commands: Any) -> None:
     add_device(parser)
     add_threshold(parser)
     parser.add_argument("--limit", type=int, help="score this many images of the part only")
+    parser.add_argument(
+        "--include",
+        type=lambda text: [name.strip() for name in text.split(",") if name.strip()],
+        default=[],
+        metavar="NAME[,NAME]",
+        help="metrics to measure besides, such as macro_mcc,micro_ece,ndcg_at_5",
+    )
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     """Measure the best weights of a run, beside the prior, at a threshold and at the calibrated ones."""
     work = Run.open(options.run, device=options.device, progress=progress)
     part, _ = work.part_to_evaluate(options.part)
-    result = work.limited(options.limit, part).evaluate(part=options.part, threshold=options.threshold)
+    result = work.limited(options.limit, part).evaluate(
+        part=options.part, threshold=options.threshold, include=options.include
+    )
     if options.limit is None:
         write_evaluation(work, result)
     _print_evaluation(result, options.verbose)
@@ -149,4 +159,6 @@ def _print_evaluation(result: RunEvaluation, verbose: bool) -> None:
         print(f"note: {note}")
     print(result.table())
     if verbose:
-        print(result.best.label_table())
+        for title, rows in result.label_parts().items():
+            print(f"\n{title}\n{rows_table(rows)}")
+        print(f"\nLabels\n{result.best.label_table()}")

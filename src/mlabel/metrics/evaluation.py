@@ -156,7 +156,7 @@ def evaluate(
         (1.0, 1, array([ 1., nan]))
     """
     zero_division = check_zero_division(zero_division)
-    names = _names(include)
+    names = check_include(include)
     wanted = {**METRICS, **{name: EXTRA_METRICS[name] for name in names if name in EXTRA_METRICS}}
     checked = check_inputs(scores, targets, mask)
     held, sparse_targets, unknown = checked
@@ -212,12 +212,23 @@ def comparison_table(columns: Mapping[str, Mapping[str, float]], keys: Iterable[
     return _aligned([["metric", *columns], *rows])
 
 
-def _names(include: Iterable[str]) -> list[str]:
+def check_include(include: Iterable[str], known: Iterable[str] = ()) -> list[str]:
+    """Return the names of metrics to measure besides.
+
+    Args:
+        include: The names.
+        known: Those that there are; empty: those of `evaluate`.
+
+    Raises:
+        TypeError: one string instead of a list of names.
+        ValueError: an unknown name.
+    """
     if isinstance(include, str):
         raise TypeError(f"include must be a list of metric names; got the string {include!r}")
     names = list(include)
+    table = dict.fromkeys(known or (*METRICS, *EXTRA_METRICS, *LABEL_METRICS))
     for name in names:
-        resolve(name, {**METRICS, **EXTRA_METRICS, **LABEL_METRICS}, "metric")
+        resolve(name, table, "metric")
     return names
 
 

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
+import safetensors.numpy
 import scipy.sparse as sp
+import torch
+import torch.distributed
 
 from mlabel._checks import DataError
+from mlabel._files import write_atomically
 from mlabel.labels import LabelSpace, threshold_values
 from mlabel.metrics._binned import Binned, at_or_above, break_even_bin, calibration_error
 from mlabel.metrics._blocks import block_size, blocks, known_positives, map_blocks, rows_of
 from mlabel.metrics.counts import Counts
-from mlabel.metrics.evaluation import Evaluation
+from mlabel.metrics.evaluation import Evaluation, check_include
 from mlabel.metrics.ranking import check_probabilities, fill_undefined
 from mlabel.metrics.ratios import LABEL_AVERAGES, RATIOS, check_zero_division, divide, hamming_of, nan_mean
 
 _FORMAT = "mlabel.score_histogram/1"
+_ARRAYS = ("positives", "known")
 # Labels that an update works on at once: their bins stay in the processor's caches.
 _COLUMNS = 256
 _LARGEST_INT32 = np.iinfo(np.int32).max
 _RATIOS = ("precision", "recall", "f1", "jaccard")
+_ALWAYS = (*_RATIOS, "accuracy")
+# Name of a number to the average and the ratio.
+_AVERAGED = {f"{average}_{name}": (average, name) for name in RATIOS for average in LABEL_AVERAGES}
 _RANKED = ("ap", "auroc", "break_even", "best_f1")
 
 
@@ -117,6 +127,24 @@ class ScoreHistogram:
         self.known += other.known
         self.num_samples += other.num_samples
 
+    def all_reduce(self) -> None:
+        """Add what the processes of `torch.distributed` counted, each of other samples: all then hold the whole.
+
+        Every process must call it, once. Where no process group was made, nothing is to be added.
+        """
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return
+        # NCCL sums on GPUs only.
+        device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+        total = torch.tensor(self.num_samples, dtype=torch.int64, device=device)
+        torch.distributed.all_reduce(total)
+        self._make_room(int(total))
+        for counts in (self.positives, self.known):
+            held = torch.from_numpy(counts).to(device)
+            torch.distributed.all_reduce(held)
+            counts[...] = held.cpu().numpy()
+        self.num_samples = int(total)
+
     def counts(self, thresholds: Any = 0.5) -> Counts:
         """Return the confusion counts at thresholds, each moved to the nearest edge between bins.
 
@@ -131,7 +159,12 @@ class ScoreHistogram:
         return self._counts_at(self._edges(threshold_values(thresholds, self.num_labels)))
 
     def evaluate(
-        self, thresholds: Any = 0.5, *, space: LabelSpace | None = None, zero_division: float = math.nan
+        self,
+        thresholds: Any = 0.5,
+        *,
+        space: LabelSpace | None = None,
+        include: Iterable[str] = (),
+        zero_division: float = math.nan,
     ) -> Evaluation:
         """Return every metric of labels: those of decisions, AP, AUROC, P = R, calibration error, the best F1.
 
@@ -151,11 +184,15 @@ class ScoreHistogram:
             thresholds: A number, an array (L,), or an object with such an array in `.values`.
             space: The columns' names. A label of an exclusive group is decided by its row's highest score, which bins
                 do not have: its threshold and ratios are NaN, and it is left out of the averages of decisions.
+            include: Other ratios of decisions to measure besides, of each label (`mcc`) or averaged (`macro_mcc`,
+                `weighted_specificity`, `micro_f_beta_2`).
             zero_division: As in `mlabel.metrics.evaluate`.
 
         Raises:
-            ValueError: thresholds of another shape, or NaN at an any-of column; a space of other labels.
+            ValueError: thresholds of another shape, or NaN at an any-of column; a space of other labels; an
+                unknown name in `include`.
         """
+        names = check_include(include, {**RATIOS, **_AVERAGED})
         zero_division = check_zero_division(zero_division)
         edges = self._edges(threshold_values(thresholds, self.num_labels, space))
         ranked = self._ranked()
@@ -163,13 +200,13 @@ class ScoreHistogram:
         per_label = {
             **{name: getattr(counts, name) for name in ("support", "predicted", "tp", "fp", "fn", "tn")},
             "threshold": np.where(decided, edges / self.bins, np.nan),
-            **{name: divide(RATIOS[name], counts, zero_division) for name in (*_RATIOS, "accuracy")},
+            **{name: divide(RATIOS[name], counts, zero_division) for name in (*_ALWAYS, *names) if name in RATIOS},
             **{name: _filled(name, values, zero_division) for name, values in ranked.items()},
         }
-        for name in (*_RATIOS, "accuracy"):
+        for name in RATIOS.keys() & per_label.keys():
             per_label[name][~decided] = np.nan
         pooled = _rank_block(self.positives.sum(axis=0)[None], self.known.sum(axis=0)[None])
-        metrics = _of_decisions(counts.take(decided), zero_division)
+        metrics = _of_decisions(counts.take(decided), zero_division, names)
         metrics |= _averages(per_label, {k: float(_filled(k, v, zero_division)[0]) for k, v in pooled.items()})
         return Evaluation(
             metrics=metrics,
@@ -178,6 +215,32 @@ class ScoreHistogram:
             num_samples=self.num_samples,
             names=space.names if space is not None else tuple(str(column) for column in range(self.num_labels)),
         )
+
+    def save(self, path: str | Path) -> None:
+        """Write the counts into a safetensors file."""
+        state = self.to_dict()
+        texts = {"format": state["format"], "num_samples": str(state["num_samples"])}
+        tensors = {name: state[name] for name in _ARRAYS}
+        write_atomically(path, safetensors.numpy.save(tensors, metadata=texts))
+
+    @classmethod
+    def load(cls, path: str | Path) -> ScoreHistogram:
+        """Return the histogram saved in a file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            DataError: it does not hold a histogram.
+        """
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+                texts = file.metadata() or {}
+        except safetensors.SafetensorError as error:
+            raise DataError(f"{path}: not a safetensors file: {error}") from error
+        try:
+            return cls.from_dict({**texts, **held})
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Return the state: a format name, num_samples, and copies of the arrays `positives` and `known`."""
@@ -198,7 +261,7 @@ class ScoreHistogram:
         if data.get("format") != _FORMAT:
             raise DataError(f"a histogram of format {_FORMAT!r} was wanted; got {data.get('format')!r}")
         try:
-            positives, known = (np.asarray(data[name]) for name in ("positives", "known"))
+            positives, known = (np.asarray(data[name]) for name in _ARRAYS)
             num_samples = int(data["num_samples"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"not a histogram of scores: {error!r}") from error
@@ -299,12 +362,16 @@ def _filled(name: str, values: np.ndarray, zero_division: float) -> np.ndarray:
     return values
 
 
-def _of_decisions(counts: Counts, zero_division: float) -> dict[str, float]:
+def _of_decisions(counts: Counts, zero_division: float, include: Sequence[str]) -> dict[str, float]:
     averages: dict[str, Callable[..., float]] = LABEL_AVERAGES
     metrics = {f"{a}_{name}": averages[a](RATIOS[name], counts, zero_division) for name in _RATIOS for a in averages}
     metrics["hamming_loss"] = hamming_of(counts)
     metrics["label_accuracy"] = averages["macro"](RATIOS["accuracy"], counts, zero_division)
     metrics["num_labels_averaged"] = int(np.count_nonzero(~np.isnan(divide(RATIOS["f1"], counts, zero_division))))
+    for name in include:
+        if name in _AVERAGED:
+            average, ratio = _AVERAGED[name]
+            metrics[name] = averages[average](RATIOS[ratio], counts, zero_division)
     return metrics
 
 

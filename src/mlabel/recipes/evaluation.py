@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from mlabel.metrics import Evaluation, comparison_table
+from mlabel.metrics import Evaluation, category_rows, comparison_table, frequency_rows
+
+# As many labels as there are deciles; parts of fewer say nothing.
+_LEAST_LABELS = 10
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class RunEvaluation:
         notes: What a reader of the figures must know, such as how the thresholds were fitted.
         scores: Probabilities (N, L) float32 of the part; NaN in the rows of images that were skipped.
         rows: The rows of the part that were scored, int64 (M,).
+        counts: How many training images have each label, (L,).
+        label_groups: The group of each label, L names.
     """
 
     part: str
@@ -28,6 +33,8 @@ class RunEvaluation:
     notes: tuple[str, ...]
     scores: np.ndarray
     rows: np.ndarray
+    counts: np.ndarray
+    label_groups: tuple[str, ...]
 
     @property
     def expected(self) -> int:
@@ -53,8 +60,31 @@ class RunEvaluation:
         """Return the metrics as text, one a line, with a column for each evaluation."""
         return comparison_table(self.columns)
 
+    def by_frequency(self, by: str = "tier") -> list[dict[str, Any]]:
+        """Return how labels fare that are frequent or rare in training: see `mlabel.metrics.frequency_rows`.
+
+        Args:
+            by: tier (head, middle, tail) or decile.
+
+        Returns:
+            The rows, of the last column; none where there are fewer than ten labels.
+        """
+        if len(self.counts) < _LEAST_LABELS:
+            return []
+        return frequency_rows(self.best, self.counts, by=by)
+
+    def by_group(self) -> list[dict[str, Any]]:
+        """Return the means over the labels of each group: see `mlabel.metrics.category_rows`; none of one group."""
+        return category_rows(self.best, self.label_groups) if len(set(self.label_groups)) > 1 else []
+
+    def label_parts(self) -> dict[str, list[dict[str, Any]]]:
+        """Return title to rows of the tables in which labels are put together, those that there are."""
+        tables = {"Labels by frequency": self.by_frequency(), "Labels by group": self.by_group()}
+        return {title: rows for title, rows in tables.items() if rows}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as plain values for JSON."""
         columns = {title: result.to_dict() for title, result in self.columns.items()}
         numbers = {"expected": self.expected, "scored": self.scored}
-        return {"part": self.part, **numbers, "columns": columns, "notes": list(self.notes)}
+        parts = {"by_frequency": self.by_frequency("decile"), "by_group": self.by_group()}
+        return {"part": self.part, **numbers, "columns": columns, **parts, "notes": list(self.notes)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from mlabel.decisions import Thresholds, cross_fit_thresholds, fit_thresholds
 from mlabel.inference import save_bundle
 from mlabel.labels import LabelSpace, decide
 from mlabel.metrics import evaluate
+from mlabel.metrics.evaluation import check_include
 from mlabel.models import Classifier, create_model, from_config
 from mlabel.recipes.copies import keep_copies_together
 from mlabel.recipes.evaluation import RunEvaluation
@@ -194,7 +195,9 @@ class Run:
         save_bundle(self.folder / "bundle", self.model, thresholds, counts=self.parts["train"].counts)
         return thresholds
 
-    def evaluate(self, *, part: str | None = None, threshold: float = 0.5) -> RunEvaluation:
+    def evaluate(
+        self, *, part: str | None = None, threshold: float = 0.5, include: Iterable[str] = ()
+    ) -> RunEvaluation:
         """Measure the model on a part, beside the prior, at `threshold` and at the calibrated thresholds.
 
         On the validation part, where the thresholds were fitted, they are fitted anew on four fifths of it for each
@@ -203,14 +206,16 @@ class Run:
         Args:
             part: None: test where it has labels, else val.
             threshold: Of the middle column.
+            include: Metrics to measure besides; see `mlabel.evaluate`.
 
         Raises:
-            ValueError: the part is not there, or has no labels.
+            ValueError: the part is not there, or has no labels; or an unknown metric.
         """
         part, notes = self.part_to_evaluate(part)
+        include = check_include(include)
         said = self.score(part)
         scores, table = said.of_scored(self.parts[part])
-        known = {"mask": table.unknown, "space": table.space}
+        known = {"mask": table.unknown, "space": table.space, "include": include}
         prior = np.broadcast_to(prior_scores(self.parts["train"]), scores.shape)
         columns = {
             "prior": evaluate(prior, table.targets, **known),
@@ -226,7 +231,15 @@ class Run:
         elif saved.exists():
             columns["calibrated"] = evaluate(scores, table.targets, Thresholds.load(saved, table.space), **known)
         oddities = tuple(f"passed over: {note} ({number:,} times)" for note, number in sorted(said.notes.items()))
-        return RunEvaluation(part, columns, (*notes, *self._skipped(), *oddities), said.probabilities, said.rows)
+        return RunEvaluation(
+            part=part,
+            columns=columns,
+            notes=(*notes, *self._skipped(), *oddities),
+            scores=said.probabilities,
+            rows=said.rows,
+            counts=self.parts["train"].counts,
+            label_groups=tuple(group.name for group in table.space.groups for _ in group.labels),
+        )
 
     def _skipped(self) -> tuple[str, ...]:
         """Return a sentence on the images that training went on without, or none."""
@@ -362,6 +375,7 @@ def write_evaluation(run: Run, result: RunEvaluation, *, next_command: str | Non
         title=f"{run.recipe.backbone} on {Path(run.recipe.data).name}, {result.part} part",
         comparison=result.columns,
         evaluation=result.best,
+        tables=result.label_parts(),
         history=history,
         pictures=_draw_pictures(run, result, folder),
         config=run.recipe.to_dict(),

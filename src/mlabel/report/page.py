@@ -50,6 +50,7 @@ def write_report(
     title: str,
     comparison: Mapping[str, Mapping[str, float]],
     evaluation: Evaluation | None = None,
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     history: Sequence[Mapping[str, Any]] = (),
     pictures: Mapping[str, str | Path] | None = None,
     config: Mapping[str, Any] | None = None,
@@ -67,6 +68,7 @@ def write_report(
         comparison: Column title to metric values, such as the prior baseline, at 0.5 and calibrated. An `Evaluation` is
             such a mapping. A metric that a column lacks is shown as a dash.
         evaluation: What the table of labels shows; None: no such table.
+        tables: Caption to rows of the same keys, such as `mlabel.metrics.frequency_rows` gives; None: none.
         history: What `mlabel.fit` returned; empty: no curves.
         pictures: Caption to a PNG or JPEG file, shown in this order; None: none.
         config: The settings of the run, nested as they come; None: none.
@@ -96,6 +98,7 @@ def write_report(
         title=title,
         columns=list(comparison),
         metrics=_metric_rows(comparison),
+        tables=[_plain_table(caption, rows) for caption, rows in (tables or {}).items() if rows],
         label_columns=list(_LABEL_COLUMNS.values()),
         labels=[] if evaluation is None else _label_rows(evaluation),
         pictures=shown,
@@ -131,6 +134,7 @@ def write_diagnosis(folder: str | Path, diagnosis: Diagnosis, *, title: str) -> 
         title=title,
         columns=[],
         metrics=[],
+        tables=[],
         label_columns=list(diagnosis.num_images),
         labels=[(name, [_cell(number) for number in counts.values()]) for name, counts in diagnosis.counts.items()],
         pictures=pictures,
@@ -158,6 +162,12 @@ def _template() -> jinja2.Template:
 def _metric_rows(comparison: Mapping[str, Mapping[str, float]]) -> list[tuple[str, list[str]]]:
     names = dict.fromkeys(name for column in comparison.values() for name in column)
     return [(name, [_cell(column.get(name)).text for column in comparison.values()]) for name in names]
+
+
+def _plain_table(caption: str, rows: Sequence[Mapping[str, Any]]) -> tuple[str, list[str], list[list[str]]]:
+    """Return a caption, the heads of the columns, and the rows of cells."""
+    shown = [[value if isinstance(value, str) else _cell(value).text for value in row.values()] for row in rows]
+    return caption, [name.replace("_", " ") for name in rows[0]], shown
 
 
 def _label_rows(evaluation: Evaluation) -> list[tuple[str, list[_Cell]]]:
