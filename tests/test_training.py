@@ -68,7 +68,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
         {"optimizer": "adamax", "schedule": "plateau", "step_size": 1, "monitor": "loss"},
         {"optimizer": "adadelta", "schedule": "constant", "eval_every": 2, "augment": "flip"},
         {"sampler": "repeat_factor", "repeat_threshold": 0.9, "mix": "cutmix", "optimizer": "adamw", "augment": "flip"},
-        {"mix": "mixup", "mix_alpha": 1.0, "label_smoothing": 0.1, "accumulate": 2, "optimizer": "sgd"},
+        {"mix": "mixup", "label_smoothing": 0.1, "accumulate": 2, "optimizer": "sgd", "sharpness": "gsam", "ema": 0.9},
     ],
     ids=lambda settings: "-".join(settings[k] for k in ("optimizer", "precision", "sampler", "mix") if k in settings),
 )

@@ -19,7 +19,7 @@ from mlabel.losses import EXCLUSIVE_NAMES
 from mlabel.losses import NAMES as LOSSES
 from mlabel.models import HEADS
 from mlabel.recipes import INIT_BIASES, Recipe
-from mlabel.training import BATCH_NORM, ON_BAD, OPTIMIZERS, PRECISIONS, SCHEDULES, UNFREEZE, WEIGHT_DECAY_ON
+from mlabel.training import BATCH_NORM, ON_BAD, OPTIMIZERS, PRECISIONS, SCHEDULES, SHARPNESS, UNFREEZE, WEIGHT_DECAY_ON
 from mlabel.weights import SCHEMES
 
 # Settings whose value is one of a fixed table.
@@ -42,6 +42,7 @@ _CHOICES: dict[str, Iterable[str]] = {
     "unfreeze": UNFREEZE,
     "weight_decay_on": WEIGHT_DECAY_ON,
     "batch_norm": BATCH_NORM,
+    "sharpness": SHARPNESS,
 }
 # Reader options common enough to have a name of their own on the command line.
 _READER_OPTIONS = {

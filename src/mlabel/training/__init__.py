@@ -16,6 +16,7 @@ from mlabel.training.config import (
     OPTIMIZERS,
     PRECISIONS,
     SCHEDULES,
+    SHARPNESS,
     UNFREEZE,
     WEIGHT_DECAY_ON,
     TrainConfig,
@@ -26,6 +27,7 @@ from mlabel.training.folder import refuse_used, write_history, write_run_config
 from mlabel.training.loop import train
 from mlabel.training.optimisers import make_optimizer
 from mlabel.training.precision import autocast, resolve_precision
+from mlabel.training.sam import sharpen_gradient
 from mlabel.training.schedules import learning_rate
 from mlabel.training.scoring import TableScores, score_table
 from mlabel.training.state import Event, TrainState
@@ -37,6 +39,7 @@ __all__ = [
     "OPTIMIZERS",
     "PRECISIONS",
     "SCHEDULES",
+    "SHARPNESS",
     "UNFREEZE",
     "WEIGHT_DECAY_ON",
     "BadLog",
@@ -61,6 +64,7 @@ __all__ = [
     "resolve_precision",
     "save_checkpoint",
     "score_table",
+    "sharpen_gradient",
     "train",
     "train_step",
     "write_history",

@@ -17,6 +17,7 @@ ON_BAD = ("error", "skip")
 UNFREEZE = ("together", "gradual")
 WEIGHT_DECAY_ON = ("all", "weights")
 BATCH_NORM = ("batch", "frozen")
+SHARPNESS = ("none", "sam", "gsam")
 _OPTIONS = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
@@ -27,6 +28,7 @@ _OPTIONS = {
     "unfreeze": UNFREEZE,
     "weight_decay_on": WEIGHT_DECAY_ON,
     "batch_norm": BATCH_NORM,
+    "sharpness": SHARPNESS,
 }
 
 # What may differ between a checkpoint and the training that goes on from it, without changing any number that was
@@ -75,6 +77,13 @@ class TrainConfig:
         ema: Decay of an average of the weights over the steps, such as 0.999, which is evaluated, kept as the best
             and loaded for prediction in the place of the weights; it begins smaller, so that the first weights are
             soon forgotten (see `mlabel.training.WeightAverage`); None: no average.
+        sharpness: What keeps the training away from sharp minima, for twice the time of a step: `none`; `sam`: the
+            gradient is taken where the loss is highest near by (Foret et al., 2021); `gsam`: and less of what the two
+            gradients do not share (Zhuang et al., 2022).
+        rho: With `sharpness`, how far away the second gradient is taken.
+        rho_min: With `sharpness`, what `rho` shrinks to as the schedule lowers the learning rate to 0; None: it stays.
+        gsam_alpha: With `gsam`, how much of the part of the plain gradient that is orthogonal to the other is taken
+            away.
         seed: Of order, augmentation, mixing and dropout.
         on_bad: What an image that cannot be read does, in training and when a part is scored: `error` stops and names
             it; `skip` goes on without it, nothing taking its place, and lists it in `bad.jsonl` of the run.
@@ -128,6 +137,10 @@ class TrainConfig:
     mix_alpha: float | None = None
     label_smoothing: float = 0.0
     ema: float | None = None
+    sharpness: str = "none"
+    rho: float = 0.05
+    rho_min: float | None = None
+    gsam_alpha: float = 0.1
     seed: int = 0
     on_bad: str = "error"
     max_bad: float = 0.001
@@ -164,6 +177,10 @@ class TrainConfig:
         for name in ("clip_norm", "mix_alpha", "head_lr"):
             if getattr(self, name) is not None:
                 check_positive(getattr(self, name), name)
+        check_positive(self.rho, "rho")
+        check_between(self.gsam_alpha, 0, 1, "gsam_alpha")
+        if self.rho_min is not None:
+            check_between(self.rho_min, 0, self.rho, "rho_min")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise ValueError(f"ema must be from 0 to below 1, or None; got {self.ema!r}")
         if self.unfreeze_epoch is not None and self.freeze is None:

@@ -13,6 +13,7 @@ from torch import nn
 from mlabel.data import Batch
 from mlabel.losses import BatchLoss
 from mlabel.training.precision import autocast
+from mlabel.training.sam import sharpen_gradient
 from mlabel.training.state import TrainState
 
 
@@ -36,8 +37,9 @@ def train_step(
 ) -> StepResult:
     """Do one optimiser step over `batches`, weighed as if they were one batch, and return its loss.
 
-    Dropout follows from (seed, step) alone: torch's global generator is seeded here. Where the loss or a gradient is
-    not finite, weights, their average, optimiser and buffers (batch-norm statistics) stay as they were.
+    Dropout follows from (seed, step) alone: torch's global generator is seeded here. With `config.sharpness` the
+    gradient is that of SAM or GSAM, and the loss that of its first pass. Where a loss or gradient is not finite,
+    weights, their average, optimiser and buffers (batch-norm statistics) stay as they were.
 
     Args:
         state: The training; its model, optimiser, scaler and counters change.
@@ -50,9 +52,13 @@ def train_step(
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate * state.lr_scale * group.get("lr_scale", 1.0)
     restore_buffers = _remember_buffers(state.model)
-    parts = _backward(state, loss, [batch.to(state.device) for batch in batches], precision)
-    value = sum(total / max(denominator, 1.0) for total, denominator in parts.values())
-    finite = math.isfinite(value) and _apply(state)
+    moved = [batch.to(state.device) for batch in batches]
+    parts = _backward(state, loss, moved, precision)
+    value = _value(parts)
+    finite = math.isfinite(value)
+    if finite and state.config.sharpness != "none":
+        finite = math.isfinite(_sharpen(state, lambda: _value(_backward(state, loss, moved, precision)), learning_rate))
+    finite = finite and _apply(state)
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
     if finite:
@@ -64,7 +70,7 @@ def train_step(
         restore_buffers()
         state.skipped += 1
         state.skipped_in_a_row += 1
-    return StepResult(float(value), parts, finite)
+    return StepResult(value, parts, finite)
 
 
 def forward(model: nn.Module, batch: Batch, precision: str) -> torch.Tensor:
@@ -90,6 +96,37 @@ def _backward(
     return merged
 
 
+def _value(parts: dict[str, tuple[float, float]]) -> float:
+    return float(sum(total / max(denominator, 1.0) for total, denominator in parts.values()))
+
+
+def _sharpen(state: TrainState, pass_again: Callable[[], float], learning_rate: float) -> float:
+    """Make the gradient that of SAM or GSAM, and return the loss where it was taken.
+
+    The second pass has the dropout of the first, and leaves no trace in buffers: the statistics of batch norm are
+    those of the weights that the model keeps.
+    """
+    config = state.config
+    restore_buffers = _remember_buffers(state.model)
+    rho = config.rho
+    if config.rho_min is not None:
+        share = min(1.0, learning_rate * state.lr_scale / config.lr)
+        rho = config.rho_min + (config.rho - config.rho_min) * share
+
+    def pass_there() -> float:
+        _seed_generator(state)
+        return pass_again()
+
+    alpha = config.gsam_alpha if config.sharpness == "gsam" else 0.0
+    loss = sharpen_gradient(_with_gradient(state), pass_there, rho=rho, alpha=alpha)
+    restore_buffers()
+    return loss
+
+
+def _with_gradient(state: TrainState) -> list[nn.Parameter]:
+    return [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
 def _denominators(loss: BatchLoss, batches: Sequence[Batch]) -> dict[str, float]:
     """Return the denominator of each group over all batches; 1 where there is nothing to divide by."""
     whole: dict[str, float] = {}
@@ -101,7 +138,7 @@ def _denominators(loss: BatchLoss, batches: Sequence[Batch]) -> dict[str, float]
 
 def _apply(state: TrainState) -> bool:
     """Update the weights and return True, or return False where a gradient is not finite."""
-    parameters = [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    parameters = _with_gradient(state)
     if not parameters:
         return True
     state.scaler.unscale_(state.optimizer)
