@@ -11,7 +11,9 @@ from mlabel._checks import check_between, check_positive, resolve
 from mlabel.data import MIXES, REPEAT_THRESHOLD, SAMPLERS
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "adamax", "adadelta")
-SCHEDULES = ("constant", "cosine", "step", "plateau")
+SCHEDULES = ("constant", "linear", "cosine", "step", "plateau", "one_cycle")
+# Those that depend on how many epochs there will be.
+STRETCHED = ("linear", "cosine", "one_cycle")
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 ON_BAD = ("error", "skip")
 UNFREEZE = ("together", "gradual")
@@ -47,9 +49,11 @@ class TrainConfig:
         lr: Learning rate after the warm-up.
         weight_decay: As the optimiser defines it.
         momentum: Of `sgd`; the others do not use it.
-        schedule: `constant`; `cosine` (to 0 at the last step); `step` (times `decay` every `step_size` epochs);
-            `plateau` (times `decay` after `step_size` evaluations in which `monitor` did not improve).
-        warmup_steps: Steps over which the learning rate rises linearly from 0, before the schedule begins.
+        schedule: `constant`; `linear` or `cosine` (to 0 at the last step); `step` (times `decay` every `step_size`
+            epochs); `plateau` (times `decay` after `step_size` evaluations in which `monitor` did not improve);
+            `one_cycle` (from `lr` / 25 up to `lr`, and down to next to nothing, each along half a cosine).
+        warmup_steps: Steps over which the learning rate rises linearly from 0, before the schedule begins; with
+            `one_cycle`, in which it rises at all, and 0 stands for three tenths of them.
         step_size: See `schedule`.
         decay: See `schedule`.
         precision: `fp32`; `bf16` or `fp16` (autocast, the latter with a loss scaler); `auto`: bf16 where the device
@@ -206,7 +210,8 @@ class TrainConfig:
 
         More or fewer `epochs` are the same training unless the schedule is stretched over them.
         """
-        free = FREE_TO_CHANGE | ({"epochs"} if self.schedule != "cosine" else set())
+        stretched = self.schedule in STRETCHED
+        free = FREE_TO_CHANGE | (set() if stretched else {"epochs"})
         mine, theirs = self.to_dict(), saved.to_dict()
         differ = [f"{k}: {theirs[k]!r} saved, {mine[k]!r} now" for k in mine if k not in free and mine[k] != theirs[k]]
         if differ:
