@@ -78,7 +78,7 @@ def fit(
         trained = -1
         for event in events:
             if event.trained != trained and not bar.disable:
-                bar.write(f"training {event.trained:,} of {_count(model):,} parameters", file=sys.stderr)
+                bar.write(_describe(event.state), file=sys.stderr)
             trained = event.trained
             _show(bar, event)
             history = event.state.history
@@ -128,8 +128,15 @@ def _stop(state: TrainState, run_dir: str | Path | None, number: int, data: Mapp
     raise Interrupted(128 + number)
 
 
-def _count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+def _describe(state: TrainState) -> str:
+    """Return in a line what is trained, in which numbers, and where."""
+    every = sum(parameter.numel() for parameter in state.model.parameters())
+    chosen = " (auto)" if state.config.precision == "auto" else ""
+    compiled = "" if state.network is None else ", compiled"
+    return (
+        f"training {state.trained:,} of {every:,} parameters in {state.precision}{chosen}, "
+        f"{state.config.memory_format}{compiled}, on {state.device}"
+    )
 
 
 def _show(bar: tqdm, event: Event) -> None:

@@ -22,12 +22,14 @@ from mlabel.models import Classifier
 from mlabel.training.bad_images import NAME as BAD_NAME
 from mlabel.training.bad_images import BadLog
 from mlabel.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from mlabel.training.compiling import CompiledNetwork, explain_compiler
 from mlabel.training.config import TrainConfig
 from mlabel.training.ema import WeightAverage
 from mlabel.training.folder import lock_run, refuse_used, write_history, write_run_config
 from mlabel.training.freezing import Freezing
 from mlabel.training.optimisers import make_optimizer
-from mlabel.training.precision import resolve_precision
+from mlabel.training.precision import resolve_precision, tensor_float32
+from mlabel.training.resizing import check_sizes, resize_batch, training_size
 from mlabel.training.schedules import learning_rate
 from mlabel.training.scoring import score_table
 from mlabel.training.state import Event, TrainState
@@ -40,6 +42,7 @@ LOWER_IS_BETTER = frozenset({"loss", "hamming_loss", "coverage_error", "ranking_
 # What a history entry keeps of an evaluation, besides the monitored metric.
 HISTORY_METRICS = ("macro_f1", "micro_f1", "map", "exact_match")
 MAX_SKIPPED_IN_A_ROW = 10
+_LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
 def train(
@@ -86,10 +89,11 @@ def train(
     config = config or TrainConfig()
     _check_tables(model, train_table, val_table)
     _check_monitor(config.monitor, model)
+    check_sizes(config, model)
     if resume is not None and run_dir is None:
         raise ValueError("resume needs run_dir, the folder of the run to go on with")
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model.to(memory_format=torch.channels_last)
+    model.to(memory_format=_LAYOUTS[config.memory_format])
     return _Training(model, as_loss(loss, model.space), train_table, val_table, config).run(
         None if run_dir is None else Path(run_dir), resume, allow_changed_data
     )
@@ -110,7 +114,6 @@ class _Training:
         self.loss = loss
         self.val_table = val_table
         self.config = config
-        self.precision = resolve_precision(config.precision, device)
         self.data = fingerprints(train_table, val_table)
         self.loader = Loader(
             train_table,
@@ -130,11 +133,15 @@ class _Training:
         )
         self.bad = BadLog()
         self.freezing = Freezing(model, config)
+        precision = resolve_precision(config.precision, device)
+        network = None if config.compile == "none" else CompiledNetwork(model, config.compile, config.batch_size)
         self.state = TrainState(
             model=model,
             optimizer=make_optimizer(model, config),
-            scaler=torch.amp.GradScaler(device.type, enabled=self.precision == "fp16"),
+            scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
             config=config,
+            precision=precision,
+            network=network,
             average=None if config.ema is None else WeightAverage(model, config.ema),
             steps_per_epoch=-(-len(self.loader) // config.accumulate),
         )
@@ -159,10 +166,16 @@ class _Training:
         refuse_used(run_dir, resume)
         checkpoint = newest_checkpoint(run_dir) if resume == "auto" else resume
         if checkpoint is not None:
+            chosen = self.state.precision
             load_checkpoint(checkpoint, self.state, data=self.data, allow_changed_data=allow_changed_data)
             # Of a table that has become smaller, the epoch under way may be over.
             self.state.batch = min(self.state.batch, len(self.loader))
             _log.info("going on from %s", checkpoint)
+            if self.state.precision != chosen:
+                _log.warning(
+                    "the training began in %s, where this machine would compute in %s; it goes on in %s",
+                    *(self.state.precision, chosen, self.state.precision),
+                )
         else:
             (run_dir / BAD_NAME).unlink(missing_ok=True)  # of a training that ended before its first checkpoint
         self.bad = BadLog(run_dir / BAD_NAME)
@@ -219,8 +232,8 @@ class _Training:
         rate = learning_rate(self.config, state.updates, state.steps_per_epoch)
         prepared = [self._prepare(batch) for batch in batches]
         self.freezing.apply(state.epoch)
-        with _explained():
-            result = train_step(state, self.loss, prepared, precision=self.precision, learning_rate=rate)
+        with _explained(), explain_compiler(self.config.compile), tensor_float32(self.config.tf32):
+            result = train_step(state, self.loss, prepared, precision=state.precision, learning_rate=rate)
         state.batch = batches[-1].number + 1
         if not result.finite:
             _log.warning("step %d: loss or gradient not finite; the step changed nothing", state.step)
@@ -233,10 +246,11 @@ class _Training:
         return Event.of("step", state, loss=result.loss)
 
     def _prepare(self, batch: Batch) -> Batch:
-        """Return a batch as it is trained on: on the device, its samples mixed and its targets smoothed."""
+        """Return a batch as it is trained on: on the device, mixed, of this epoch's size and with smoothed targets."""
         state, config = self.state, self.config
         batch, space = batch.to(state.device), state.model.space
         batch = mix_batch(batch, space, mix=config.mix, alpha=config.mix_alpha, seed=config.seed, epoch=state.epoch)
+        batch = resize_batch(batch, training_size(config, state.epoch, state.model.image_size))
         if not config.label_smoothing:
             return batch
         return replace(batch, targets=smooth_targets(batch.targets, space, config.label_smoothing))
@@ -268,14 +282,15 @@ class _Training:
         model, config, average = self.state.model, self.config, self.state.average
         bad: list[BadImage] = []
         try:
-            with nullcontext() if average is None else average.in_place_of(model):
+            held = nullcontext() if average is None else average.in_place_of(model)
+            with held, tensor_float32(config.tf32):
                 scores = score_table(
                     model,
                     table,
                     self.loss,
                     batch_size=config.batch_size,
                     num_workers=config.num_workers,
-                    precision=self.precision,
+                    precision=self.state.precision,
                     on_bad=config.on_bad,
                     max_bad=config.max_bad,
                     bad=bad,

@@ -73,11 +73,25 @@ def train_step(
     return StepResult(value, parts, finite)
 
 
-def forward(model: nn.Module, batch: Batch, precision: str) -> torch.Tensor:
-    """Return the logits (N, L) of a batch that is on the model's device."""
-    images = batch.images.contiguous(memory_format=torch.channels_last)
+def forward(
+    model: nn.Module, batch: Batch, precision: str, *, network: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> torch.Tensor:
+    """Return the logits (N, L) of a batch that is on the model's device.
+
+    Args:
+        model: The images are laid out in memory as its weights are.
+        batch: The images.
+        precision: fp32, bf16 or fp16.
+        network: What computes them; None: the model.
+    """
+    images = batch.images.contiguous(memory_format=_layout(model))
     with autocast(images.device, precision):
-        return model(images)
+        return (network or model)(images)
+
+
+def _layout(model: nn.Module) -> torch.memory_format:
+    last = all(p.is_contiguous(memory_format=torch.channels_last) for p in model.parameters() if p.ndim == 4)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def _backward(
@@ -87,7 +101,8 @@ def _backward(
     whole = _denominators(loss, batches)
     merged: dict[str, tuple[float, float]] = {}
     for batch in batches:
-        parts = loss.parts(forward(state.model, batch, precision), batch.targets, batch.mask)
+        logits = forward(state.model, batch, precision, network=state.network)
+        parts = loss.parts(logits, batch.targets, batch.mask)
         terms = [value / whole[group] for group, (value, _) in parts.items()]
         state.scaler.scale(torch.stack(terms).sum()).backward()
         for group, (value, denominator) in parts.items():
