@@ -39,6 +39,7 @@ from mlabel.labels import LabelSpace
 from mlabel.losses import as_loss
 from mlabel.models import create_model
 from mlabel.training import (
+    SCHEDULES,
     TrainConfig,
     best_checkpoint,
     fit,
@@ -66,8 +67,14 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
         {"optimizer": "adam", "accumulate": 2, "precision": "bf16"},
         {"optimizer": "sgd", "precision": "fp16", "ema": 0.9},
         {"optimizer": "adamax", "schedule": "plateau", "step_size": 1, "monitor": "loss"},
-        {"optimizer": "adadelta", "schedule": "constant", "eval_every": 2, "augment": "flip"},
-        {"sampler": "repeat_factor", "repeat_threshold": 0.9, "mix": "cutmix", "optimizer": "adamw", "augment": "flip"},
+        {"optimizer": "adadelta", "schedule": "one_cycle", "eval_every": 2, "augment": "flip"},
+        {
+            "optimizer": "adamw",
+            "sampler": "repeat_factor",
+            "repeat_threshold": 0.9,
+            "mix": "cutmix",
+            "progressive_resize": (7,),
+        },
         {"mix": "mixup", "label_smoothing": 0.1, "accumulate": 2, "optimizer": "sgd", "sharpness": "gsam", "ema": 0.9},
     ],
     ids=lambda settings: "-".join(settings[k] for k in ("optimizer", "precision", "sampler", "mix") if k in settings),
@@ -198,6 +205,19 @@ def test_the_best_is_on_disk_and_the_last_in_the_model(table: ImageTable, tmp_pa
     assert len(list_checkpoints(tmp_path)) == 3  # the two newest and the best
 
 
+@pytest.mark.parametrize("monitor", ["loss", "map", "hamming_loss", "kind.accuracy", "micro_specificity"])
+def test_the_best_is_by_the_metric_that_was_asked_for(table: ImageTable, tmp_path: Path, monitor: str) -> None:
+    settings = {"epochs": 4, "lr": 1.0, "schedule": "constant", "monitor": monitor, "eval_every": 4}
+    config = TrainConfig(**BASE | settings)
+    history = fit(make_model(), make_loss(), table, table, config=config, run_dir=tmp_path, progress="none")
+    assert [entry["step"] for entry in history] == [4, 6, 8, 12, 16, 18, 20, 24]  # and at the end of each epoch of 6
+    values = [entry[f"val_{monitor}"] for entry in history]
+    best = min(values) if "loss" in monitor else max(values)
+    path = best_checkpoint(tmp_path)
+    assert path is not None
+    assert path.name == f"step-{history[values.index(best)]['step']:08d}"
+
+
 def test_patience_ends_training_and_stays_ended(table: ImageTable, tmp_path: Path) -> None:
     config = TrainConfig(**BASE | {"epochs": 9, "lr": 1e-9, "patience": 2, "schedule": "constant"})
     history = fit(make_model(norm=False), make_loss(), table, table, config=config, run_dir=tmp_path, progress="none")
@@ -276,6 +296,39 @@ def test_learning_rates_by_hand() -> None:
     assert rates(schedule="step", step_size=2, decay=0.5) == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5]
     cosine = [0.5 * (1 + math.cos(math.pi * step / 6)) for step in range(6)]
     assert rates(schedule="cosine") == pytest.approx(cosine, abs=1e-6)
+    assert rates(schedule="linear", warmup_steps=2) == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    assert rates(schedule="one_cycle", warmup_steps=3)[:4] == pytest.approx([0.04, 0.52, 1.0, 0.75], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "one_cycle"])
+def test_learning_rates_are_torchs(name: str) -> None:
+    config = TrainConfig(lr=0.3, schedule=name, epochs=4)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    if name == "linear":
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=40)
+    elif name == "cosine":
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
+    else:
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.3, total_steps=40, cycle_momentum=False)
+    for step in range(40):
+        assert learning_rate(config, step, 10) == pytest.approx(schedule.get_last_lr()[0], rel=1e-6, abs=1e-9)
+        optimizer.step()
+        if step < 39:
+            schedule.step()
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("warmup", [0, 1, 7, 40, 99])
+def test_every_schedule_warms_up_and_stays_in_its_range(name: str, warmup: int) -> None:
+    config = TrainConfig(lr=0.3, schedule=name, epochs=4, warmup_steps=warmup)
+    rates = [learning_rate(config, step, 10) for step in range(60)]  # beyond its end, too
+    assert all(0 <= rate <= 0.3 + 1e-12 for rate in rates)
+    assert (max(rates) == pytest.approx(0.3, rel=0.05)) == (warmup <= 40)
+    rise = rates[:warmup]
+    assert rise == sorted(rise)
+    if warmup > 1:
+        assert rates[0] < 0.15
 
 
 def test_a_plateau_lowers_the_rate(table: ImageTable) -> None:

@@ -87,7 +87,7 @@ def make_state(model: Classifier, **settings: Any) -> TrainState:
     config = TrainConfig(**BASE | settings)
     average = None if config.ema is None else WeightAverage(model, config.ema)
     scaler = torch.amp.GradScaler("cpu", enabled=config.precision == "fp16")
-    return TrainState(model, make_optimizer(model, config), scaler, config, average)
+    return TrainState(model, make_optimizer(model, config), scaler, config, average, config.precision)
 
 
 def make_batch(table: ImageTable, rows: slice) -> Batch:

@@ -19,7 +19,19 @@ from mlabel.losses import EXCLUSIVE_NAMES
 from mlabel.losses import NAMES as LOSSES
 from mlabel.models import HEADS
 from mlabel.recipes import INIT_BIASES, Recipe
-from mlabel.training import BATCH_NORM, ON_BAD, OPTIMIZERS, PRECISIONS, SCHEDULES, SHARPNESS, UNFREEZE, WEIGHT_DECAY_ON
+from mlabel.training import (
+    BATCH_NORM,
+    COMPILE,
+    MEMORY_FORMATS,
+    ON_BAD,
+    OPTIMIZERS,
+    PRECISIONS,
+    SCHEDULES,
+    SHARPNESS,
+    TF32,
+    UNFREEZE,
+    WEIGHT_DECAY_ON,
+)
 from mlabel.weights import SCHEMES
 
 # Settings whose value is one of a fixed table.
@@ -43,6 +55,9 @@ _CHOICES: dict[str, Iterable[str]] = {
     "weight_decay_on": WEIGHT_DECAY_ON,
     "batch_norm": BATCH_NORM,
     "sharpness": SHARPNESS,
+    "compile": COMPILE,
+    "memory_format": MEMORY_FORMATS,
+    "tf32": TF32,
 }
 # Reader options common enough to have a name of their own on the command line.
 _READER_OPTIONS = {
@@ -196,8 +211,13 @@ def _argument_texts(kind: type) -> dict[str, str]:
 
 
 def _type_of(annotation: str) -> Callable[[str], Any]:
-    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
+    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str, "tuple[int, ...]": _whole_numbers}
     return kinds[annotation.removesuffix(" | None")]
+
+
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers of a text such as `64,96`."""
+    return tuple(int(number) for number in text.split(","))
 
 
 def flag_of(name: str) -> str:

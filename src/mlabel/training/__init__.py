@@ -12,23 +12,25 @@ from mlabel.training.checkpoint import (
 )
 from mlabel.training.config import (
     BATCH_NORM,
+    COMPILE,
+    MEMORY_FORMATS,
     ON_BAD,
     OPTIMIZERS,
     PRECISIONS,
     SCHEDULES,
     SHARPNESS,
+    TF32,
     UNFREEZE,
     WEIGHT_DECAY_ON,
     TrainConfig,
 )
-from mlabel.training.distributed import Ranks, join_ranks, leave_ranks
 from mlabel.training.ema import WeightAverage
 from mlabel.training.fitting import Interrupted, fit
 from mlabel.training.folder import refuse_used, write_history, write_run_config
-from mlabel.training.gradients import GradientSum
 from mlabel.training.loop import train
 from mlabel.training.optimisers import make_optimizer
-from mlabel.training.precision import autocast, resolve_precision
+from mlabel.training.precision import autocast, resolve_precision, tensor_float32
+from mlabel.training.resizing import resize_batch, training_size
 from mlabel.training.sam import sharpen_gradient
 from mlabel.training.schedules import learning_rate
 from mlabel.training.scoring import TableScores, score_table
@@ -37,18 +39,19 @@ from mlabel.training.step import StepResult, train_step
 
 __all__ = [
     "BATCH_NORM",
+    "COMPILE",
+    "MEMORY_FORMATS",
     "ON_BAD",
     "OPTIMIZERS",
     "PRECISIONS",
     "SCHEDULES",
     "SHARPNESS",
+    "TF32",
     "UNFREEZE",
     "WEIGHT_DECAY_ON",
     "BadLog",
     "Event",
-    "GradientSum",
     "Interrupted",
-    "Ranks",
     "StepResult",
     "TableScores",
     "TrainConfig",
@@ -57,9 +60,7 @@ __all__ = [
     "autocast",
     "best_checkpoint",
     "fit",
-    "join_ranks",
     "learning_rate",
-    "leave_ranks",
     "list_checkpoints",
     "load_checkpoint",
     "load_weights",
@@ -67,12 +68,15 @@ __all__ = [
     "newest_checkpoint",
     "read_description",
     "refuse_used",
+    "resize_batch",
     "resolve_precision",
     "save_checkpoint",
     "score_table",
     "sharpen_gradient",
+    "tensor_float32",
     "train",
     "train_step",
+    "training_size",
     "write_history",
     "write_run_config",
 ]

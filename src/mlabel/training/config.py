@@ -11,12 +11,17 @@ from mlabel._checks import check_between, check_positive, resolve
 from mlabel.data import MIXES, REPEAT_THRESHOLD, SAMPLERS
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "adamax", "adadelta")
-SCHEDULES = ("constant", "cosine", "step", "plateau")
+SCHEDULES = ("constant", "linear", "cosine", "step", "plateau", "one_cycle")
+# Those that depend on how many epochs there will be.
+STRETCHED = ("linear", "cosine", "one_cycle")
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 ON_BAD = ("error", "skip")
 UNFREEZE = ("together", "gradual")
 WEIGHT_DECAY_ON = ("all", "weights")
 BATCH_NORM = ("batch", "frozen")
+COMPILE = ("none", "default", "reduce-overhead", "max-autotune")
+MEMORY_FORMATS = ("channels_last", "contiguous")
+TF32 = ("default", "on", "off")
 SHARPNESS = ("none", "sam", "gsam")
 _OPTIONS = {
     "optimizer": OPTIMIZERS,
@@ -29,6 +34,9 @@ _OPTIONS = {
     "weight_decay_on": WEIGHT_DECAY_ON,
     "batch_norm": BATCH_NORM,
     "sharpness": SHARPNESS,
+    "compile": COMPILE,
+    "memory_format": MEMORY_FORMATS,
+    "tf32": TF32,
 }
 
 # What may differ between a checkpoint and the training that goes on from it, without changing any number that was
@@ -47,13 +55,23 @@ class TrainConfig:
         lr: Learning rate after the warm-up.
         weight_decay: As the optimiser defines it.
         momentum: Of `sgd`; the others do not use it.
-        schedule: `constant`; `cosine` (to 0 at the last step); `step` (times `decay` every `step_size` epochs);
-            `plateau` (times `decay` after `step_size` evaluations in which `monitor` did not improve).
-        warmup_steps: Steps over which the learning rate rises linearly from 0, before the schedule begins.
+        schedule: `constant`; `linear` or `cosine` (to 0 at the last step); `step` (times `decay` every `step_size`
+            epochs); `plateau` (times `decay` after `step_size` evaluations in which `monitor` did not improve);
+            `one_cycle` (from `lr` / 25 up to `lr`, and down to next to nothing, each along half a cosine).
+        warmup_steps: Steps over which the learning rate rises linearly from 0, before the schedule begins; with
+            `one_cycle`, in which it rises at all, and 0 stands for three tenths of them.
         step_size: See `schedule`.
         decay: See `schedule`.
         precision: `fp32`; `bf16` or `fp16` (autocast, the latter with a loss scaler); `auto`: bf16 where the device
-            computes in it, else fp16 on a GPU and fp32 on a CPU.
+            computes in it, else fp16 on a GPU and fp32 on a CPU. What was chosen is said, and kept by a training that
+            goes on elsewhere.
+        tf32: Whether a GPU computes float32 products with ten bits of fraction: `on`, `off`, or `default`, as torch is
+            set (convolutions do).
+        memory_format: How the network's images and weights lie in memory: `channels_last`, which is the faster one for
+            convolutions, or `contiguous`.
+        compile: What `torch.compile` should take pains with, for the training steps of full batches: `default`,
+            `reduce-overhead` or `max-autotune`; `none`: nothing is compiled. Where it fails, training stops and says
+            so.
         accumulate: Batches of one optimiser step. They are weighed by what is known in each, so that the step equals
             that of one large batch (but for batch statistics).
         clip_norm: The largest gradient norm; None: not clipped.
@@ -63,6 +81,8 @@ class TrainConfig:
         save_every: Steps between checkpoints; None: at the end of each epoch only. The end of an epoch always is one.
         keep: How many of the newest checkpoints stay on disk, at least 2. The best one always stays.
         num_workers: Processes that decode images; 0: none but this one. Does not change any result.
+        progressive_resize: Sizes in pixels (of the longer side), such as 64,96, that the training images have one
+            after the other, before that of the model; all get equally many epochs. Evaluation is at the model's size.
         augment: Augmentation of the training images: `none`, `light`, `standard`, `strong`, or steps with their
             strength, such as `crop:0.5+flip` or `crop+rand_augment`; see `mlabel.data.augmentation`.
         sampler: Which images an epoch has: `shuffle` (each once); `repeat_factor` or `instance_aware` (those of rare
@@ -122,6 +142,9 @@ class TrainConfig:
     step_size: int = 5
     decay: float = 0.1
     precision: str = "auto"
+    tf32: str = "default"
+    memory_format: str = "channels_last"
+    compile: str = "none"
     accumulate: int = 1
     clip_norm: float | None = None
     patience: int | None = None
@@ -130,6 +153,7 @@ class TrainConfig:
     save_every: int | None = None
     keep: int = 2
     num_workers: int = 0
+    progressive_resize: tuple[int, ...] | None = None
     augment: str = "none"
     sampler: str = "shuffle"
     repeat_threshold: float = REPEAT_THRESHOLD
@@ -160,6 +184,10 @@ class TrainConfig:
         for name in ("patience", "eval_every", "save_every", "unfreeze_epoch"):
             if getattr(self, name) is not None:
                 _check_count(getattr(self, name), 1, name)
+        if self.progressive_resize is not None:
+            object.__setattr__(self, "progressive_resize", tuple(self.progressive_resize))  # JSON knows lists only
+            for side in self.progressive_resize:
+                _check_count(side, 1, "each of progressive_resize")
         _check_count(self.warmup_steps, 0, "warmup_steps")
         _check_count(self.num_workers, 0, "num_workers")
         _check_count(self.seed, 0, "seed")
@@ -206,7 +234,8 @@ class TrainConfig:
 
         More or fewer `epochs` are the same training unless the schedule is stretched over them.
         """
-        free = FREE_TO_CHANGE | ({"epochs"} if self.schedule != "cosine" else set())
+        stretched = self.schedule in STRETCHED or self.progressive_resize is not None
+        free = FREE_TO_CHANGE | (set() if stretched else {"epochs"})
         mine, theirs = self.to_dict(), saved.to_dict()
         differ = [f"{k}: {theirs[k]!r} saved, {mine[k]!r} now" for k in mine if k not in free and mine[k] != theirs[k]]
         if differ:

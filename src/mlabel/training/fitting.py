@@ -20,7 +20,6 @@ from mlabel.data import ImageTable
 from mlabel.models import Classifier
 from mlabel.training.checkpoint import save_checkpoint
 from mlabel.training.config import TrainConfig
-from mlabel.training.distributed import Ranks, join_ranks
 from mlabel.training.loop import fingerprints, train
 from mlabel.training.state import Event, TrainState
 
@@ -73,28 +72,24 @@ def fit(
         allow_changed_data=allow_changed_data,
         device=device,
     )
-    ranks = join_ranks(device)
-    hidden = progress == "none" or not ranks.first
     history: list[dict[str, Any]] = []
     notes: tuple[str, ...] = ()
-    with _signals() as received, closing(events), tqdm(desc="training", unit="step", disable=hidden) as bar:
+    with _signals() as received, closing(events), tqdm(desc="training", unit="step", disable=progress == "none") as bar:
         trained = -1
         for event in events:
             if event.trained != trained and not bar.disable:
-                bar.write(f"training {event.trained:,} of {_count(model):,} parameters", file=sys.stderr)
+                bar.write(_describe(event.state), file=sys.stderr)
             trained = event.trained
             _show(bar, event)
             history = event.state.history
-            # A signal to one rank stops all, after the same step.
-            number = 0 if event.kind == "end" else ranks.largest(received[0] if received else 0)
-            if number:
+            if received and event.kind != "end":
                 bar.close()
-                _stop(event.state, run_dir, number, data=fingerprints(train_table, val_table), ranks=ranks)
+                _stop(event.state, run_dir, received[0], fingerprints(train_table, val_table))
             notes = event.notes
     average = event.state.average
     if average is not None:
         average.copy_to(model)
-    for note in notes if ranks.first else ():
+    for note in notes:
         _log.warning("%s", note)
     return history
 
@@ -123,21 +118,25 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _stop(state: TrainState, run_dir: str | Path | None, number: int, *, data: Mapping[str, str], ranks: Ranks) -> None:
-    name, said = signal.Signals(number).name, ""
+def _stop(state: TrainState, run_dir: str | Path | None, number: int, data: Mapping[str, str]) -> None:
+    name = signal.Signals(number).name
     if run_dir is None:
-        said = f"{name}: stopped after step {state.step}; nothing was saved, as there is no run folder"
-    elif ranks.first:
+        print(f"{name}: stopped after step {state.step}; nothing was saved, as there is no run folder", file=sys.stderr)
+    else:
         saved = save_checkpoint(state, run_dir, data=data)
-        said = f"{name}: saved {saved}; go on with resume='auto' (--resume auto)"
-    if ranks.first:
-        print(said, file=sys.stderr)
-    ranks.wait()  # where one process ends, the others may be ended: not before all is saved
+        print(f"{name}: saved {saved}; go on with resume='auto' (--resume auto)", file=sys.stderr)
     raise Interrupted(128 + number)
 
 
-def _count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+def _describe(state: TrainState) -> str:
+    """Return in a line what is trained, in which numbers, and where."""
+    every = sum(parameter.numel() for parameter in state.model.parameters())
+    chosen = " (auto)" if state.config.precision == "auto" else ""
+    compiled = "" if state.network is None else ", compiled"
+    return (
+        f"training {state.trained:,} of {every:,} parameters in {state.precision}{chosen}, "
+        f"{state.config.memory_format}{compiled}, on {state.device}"
+    )
 
 
 def _show(bar: tqdm, event: Event) -> None:

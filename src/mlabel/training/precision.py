@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_TF32 = {"on": "tf32", "off": "ieee"}
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -23,3 +28,25 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     native = any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
     return "bf16" if device.type == "cpu" and native else "fp32"
+
+
+@contextmanager
+def tensor_float32(setting: str) -> Iterator[None]:
+    """Let a GPU compute float32 products in TF32 (`on`) or not (`off`) for a while; `default`: as torch is set.
+
+    TF32 has the range of float32 and ten bits of fraction. As torch comes, convolutions use it and products of matrices
+    do not.
+    """
+    if setting == "default":
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+    before = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = _TF32[setting]
+    try:
+        yield
+    finally:
+        for backend, held in zip(backends, before, strict=True):
+            backend.fp32_precision = held

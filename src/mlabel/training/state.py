@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ _COUNTERS = (
     "best_step",
     "stale",
     "stopped",
+    "precision",
 )
 
 
@@ -37,6 +39,8 @@ class TrainState:
         optimizer: Its optimiser.
         scaler: The loss scaler of fp16; switched off in other precisions.
         config: The settings.
+        precision: In which it computes: fp32, bf16 or fp16; what `auto` stands for where the training began.
+        network: What computes the logits in training, such as compiled code; None: the model. It is not saved.
         average: The average of the weights, which is judged in their place; None without `config.ema`.
         steps_per_epoch: Optimiser steps of one epoch; not saved, for it follows from table and settings.
         step: Optimiser steps tried, counting those that were skipped.
@@ -58,6 +62,8 @@ class TrainState:
     scaler: torch.amp.GradScaler
     config: TrainConfig
     average: WeightAverage | None = None
+    precision: str = "fp32"
+    network: Callable[[torch.Tensor], torch.Tensor] | None = None
     steps_per_epoch: int = 0
     step: int = 0
     epoch: int = 0
@@ -136,6 +142,8 @@ class TrainState:
         self.history = [
             {name: math.nan if value is None else value for name, value in row.items()} for row in values["history"]
         ]
+        if self.scaler.is_enabled() != (self.precision == "fp16"):  # another machine chose what `auto` stands for
+            self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.scaler.load_state_dict(values["scaler"])
 
 
