@@ -246,22 +246,41 @@ def test_a_repeated_row_is_augmented_anew_and_can_be_shown_again(table, num_work
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 8])
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_ranks_have_equally_many_batches_that_are_together_one_large_one(table, batch_size, world_size):
-    options = OPTIONS | {"min_last": min(2, batch_size)}
-    large = Loader(
-        table, batch_size=batch_size * world_size, **options | {"min_last": options["min_last"] * world_size}
-    )
-    ranks = [
-        Loader(table, batch_size=batch_size, rank=rank, world_size=world_size, **options) for rank in range(world_size)
-    ]
-    assert {len(loader) for loader in ranks} == {len(large)}
-    start = len(large) // 2
-    for whole, *parts in zip(large.epoch(1, start), *(each.epoch(1, start) for each in ranks), strict=True):
-        for rank, part in enumerate(parts):
-            assert torch.equal(part.index, whole.index[rank::world_size])
-            assert torch.equal(part.images, whole.images[rank::world_size])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_the_ranks_share_the_batches_of_one_process(table, batch_size, world_size):
+    options = OPTIONS | {"min_last": min(2, batch_size), "batch_size": batch_size}
+    alone = Loader(table, **options)
+    ranks = [Loader(table, **options, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert {len(loader) for loader in ranks} == {len(alone)}
+    start = len(alone) // 2
+    for whole, *parts in zip(alone.epoch(1, start), *(each.epoch(1, start) for each in ranks), strict=True):
+        sharing = [part for part in parts if len(part)]
+        assert sum(map(len, parts)) == len(whole)
+        assert parts[: len(sharing)] == sharing  # the last ranks are those without a row
+        assert {part.number for part in parts} == {whole.number}
+        for rank, part in enumerate(sharing):
+            assert torch.equal(part.index, whole.index[rank :: len(sharing)])
+            assert torch.equal(part.images, whole.images[rank :: len(sharing)])
+            assert torch.equal(part.targets, whole.targets[rank :: len(sharing)])
             assert len(part) >= options["min_last"]
+
+
+@pytest.mark.parametrize("num_rows", [*range(1, 18), 97, 101])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_every_row_is_in_one_share_of_one_batch(num_rows, world_size):
+    order = RepeatSampler(np.ones(num_rows), seed=num_rows).order(2)
+    for batch_size in (1, 2, 3, 4, 7, 64):
+        batches = np.split(order, range(batch_size, num_rows, batch_size))
+        for at_least in (1, 2):
+            seen = []
+            for batch in batches:
+                options = {"world_size": world_size, "at_least": at_least}
+                shares = [rank_share(batch, rank=rank, **options) for rank in range(world_size)]
+                sizes = [len(share) for share in shares if len(share)]
+                assert min(sizes) >= min(at_least, len(batch))
+                assert max(sizes) - min(sizes) <= 1
+                seen += np.concatenate(shares).tolist()
+            assert sorted(seen) == list(range(num_rows))
 
 
 def test_a_sampler_of_ones_own_is_checked(table):
@@ -288,8 +307,8 @@ def test_a_sampler_of_ones_own_is_checked(table):
         Loader(table, batch_size=2, image_size=8, sampler=True)
     with pytest.raises(ValueError, match="unknown sampler 'shufle'; did you mean 'shuffle'"):
         Loader(table, batch_size=2, image_size=8, sampler="shufle")
-    with pytest.raises(ValueError, match=r"fewer than a batch must have at least \(1 for each of 4 ranks\)"):
-        Loader(table, batch_size=2, image_size=8, sampler=Mine([3, 1, 3], 3), world_size=4)
+    with pytest.raises(ValueError, match=r"3 image\(s\), fewer than a batch must have at least \(4\)"):
+        Loader(table, batch_size=4, image_size=8, sampler=Mine([3, 1, 3], 3), min_last=4)
 
 
 def test_a_sampler_that_repeats_nothing_says_so(table, caplog):

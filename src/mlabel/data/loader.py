@@ -36,6 +36,9 @@ from mlabel.data.sampling import (
 from mlabel.data.table import ImageTable
 from mlabel.data.transforms import Transform
 
+# The reason of a sample that is left out though its own image is well.
+LEFT_ALONE = "the others of its batch are bad, and it may not be alone"
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -88,7 +91,7 @@ class Loader:
 
     Args:
         table: Which images, and what is known about them.
-        batch_size: Rows in a batch.
+        batch_size: Rows in a batch; those of all ranks together, where there are several.
         image_size: Side, or height and width, of the images.
         channels: 3 for RGB, 1 for grey.
         augment: What is done to each image; see `mlabel.data.augmentation`.
@@ -97,21 +100,24 @@ class Loader:
             epoch alone, and its length, and so that of the loader, is the same in every epoch.
         repeat_threshold: With "repeat_factor" and "instance_aware", the frequency below which a label is rare.
         seed: Of order and augmentation.
-        rank: Of this process among those that train together; it gets every w-th row of each batch of all.
-        world_size: How many they are. Their batches of one number are together the batch of that number of one process
-            with `batch_size` w times as large, so each rank has equally many and no row is padded.
+        rank: Of this process among those that train together; it gets its share of each batch (see `rank_share`).
+        world_size: How many they are. What an epoch's batches are does not depend on it: their batches of one number
+            are together the batch of that number of one process, and no row is padded. A rank that has no row of a
+            batch gets it without rows, so that all come to its end together.
         num_workers: Processes that read images. 0: the main process does.
         pin_memory: Put batches into pinned memory, for faster copies to a GPU. Without a GPU it does nothing.
         min_last: A last batch of fewer rows is merged into the one before it, for networks with batch normalisation,
-            which cannot train on a single row. Nothing is dropped.
+            which cannot train on a single row. Nothing is dropped. No rank's share has fewer rows, unless it has none.
         timeout: Seconds to wait for a batch of the workers before giving up. 0: for ever.
         background: The colour under transparent pixels.
         max_pixels: Larger images are refused.
         on_bad: "error" stops at an image that cannot be read. "skip" goes on without it: its batch gets smaller, or,
-            with fewer than `min_last` rows left, is left out; nothing takes its place.
+            with fewer than `min_last` rows left, is left out; nothing takes its place. Of several ranks each gets what
+            is left of its share, and `leave_out` is called by those who know what is left of all.
         max_bad: With "skip", the share of the table that may be bad; beyond it the loader stops.
 
     Attributes:
+        skips: Whether `on_bad` is "skip".
         bad: With "skip", the samples left out so far, each once, with the reason.
         notes: How often each oddity was passed over, such as damaged EXIF data.
 
@@ -171,7 +177,7 @@ class Loader:
         check_rank(rank, world_size)
         self.table = table
         self.sampler = make_sampler(sampler, table, seed=seed, threshold=repeat_threshold)
-        _check_sizes(len(self.sampler), batch_size, min_last, world_size)
+        _check_sizes(len(self.sampler), batch_size, min_last)
         self.batch_size = batch_size
         self.rank = rank
         self.world_size = world_size
@@ -182,7 +188,7 @@ class Loader:
         self.max_bad = max_bad
         self.bad: list[BadImage] = []
         self.notes: Counter[str] = Counter()
-        self._skip = resolve(on_bad, {"error": False, "skip": True}, "on_bad")
+        self.skips = resolve(on_bad, {"error": False, "skip": True}, "on_bad")
         check_between(max_bad, 0.0, 1.0, "max_bad")
         self._pin = pin_memory and torch.accelerator.is_available()
         self._bad_rows: dict[int, bool] = {}  # row: whether its own image is what is bad
@@ -193,8 +199,8 @@ class Loader:
 
     def __len__(self) -> int:
         """How many batches an epoch has."""
-        full, rest = divmod(len(self.sampler), self.batch_size * self.world_size)
-        return full + 1 if rest >= self.min_last * self.world_size else full
+        full, rest = divmod(len(self.sampler), self.batch_size)
+        return full + 1 if rest >= self.min_last else full
 
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
@@ -227,6 +233,11 @@ class Loader:
         """
         return checked_order(self.sampler, epoch, num_rows=len(self.table))
 
+    def leave_out(self, rows: Sequence[int]) -> None:
+        """Note in `bad` the rows of a batch that is left out because too few of it can be read."""
+        for row in rows:
+            self._skip_row(row, LEFT_ALONE, own=False)
+
     def close(self) -> None:
         """End the workers. A later epoch starts new ones."""
         self._passes += 1
@@ -239,8 +250,8 @@ class Loader:
         if start == len(self):
             return
         turn = self._begin(epoch, start)
-        for number, planned in enumerate(self._plan.batches, start):
-            batch = self._collate(self._next(turn), number, len(planned))
+        for number in range(start, start + len(self._plan.batches)):
+            batch = self._collate(self._next(turn), number)
             if batch is not None:
                 yield batch
 
@@ -249,15 +260,12 @@ class Loader:
         self._passes += 1
         order = self.order(epoch)
         places = np.stack([order, count_repeats(order)], axis=1)
-        size = self.batch_size * self.world_size
-        ends = [(number + 1) * size for number in range(len(self) - 1)] + [len(order)]
+        ends = [(number + 1) * self.batch_size for number in range(len(self) - 1)] + [len(order)]
         starts = [0, *ends[:-1]]
         bounds = zip(starts[start:], ends[start:], strict=True)
         self._plan.epoch = epoch
-        # As the size is a multiple of it, taking every w-th row of each batch takes every w-th of the order.
-        self._plan.batches = [
-            rank_share(places[first:end], rank=self.rank, world_size=self.world_size) for first, end in bounds
-        ]
+        share = {"rank": self.rank, "world_size": self.world_size, "at_least": self.min_last}
+        self._plan.batches = [rank_share(places[first:end], **share) for first, end in bounds]
         if self._reader is None:
             self._reader = self._make_reader()
         with self._explained(), warnings.catch_warnings():
@@ -270,7 +278,7 @@ class Loader:
         # Forked workers share the table's memory with this process; where there is no fork, it is the platform's way.
         forks = self.num_workers and "fork" in multiprocessing.get_all_start_methods()
         return DataLoader(
-            _BatchReader(self.dataset, skip=self._skip),
+            _BatchReader(self.dataset, skip=self.skips),
             sampler=self._plan,
             batch_size=None,  # the sampler gives whole batches
             num_workers=self.num_workers,
@@ -312,14 +320,13 @@ class Loader:
                 worker.kill()
                 worker.join(5)
 
-    def _collate(self, read: _Read, number: int, planned: int) -> Batch | None:
+    def _collate(self, read: _Read, number: int) -> Batch | None:
         """Return the batch of what was read, or None where too few rows of it are left."""
         self.notes.update(note.split(":")[0] for note in read.notes)
         self._record(read)
         rows = read.rows.numpy()
-        if len(rows) < min(self.min_last, planned):
-            for row in rows.tolist():
-                self._skip_row(row, "the others of its batch are bad, and it may not be alone", own=False)
+        if len(rows) < self.min_last and self.world_size == 1:
+            self.leave_out(rows.tolist())
             return None
         targets = _dense(self.table.targets, rows)
         mask = None if self.table.unknown is None else _dense(self.table.unknown, rows).logical_not_()
@@ -330,7 +337,7 @@ class Loader:
     def _record(self, read: _Read) -> None:
         """Raise the error of the first bad image; or, with "skip", note them and stop where they are too many."""
         for row, error in read.bad:
-            if not self._skip:
+            if not self.skips:
                 self.close()
                 raise error
             self._skip_row(row, str(error), own=True)
@@ -422,10 +429,9 @@ def _dense(matrix: sp.csr_array, rows: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(matrix[rows].toarray())
 
 
-def _check_sizes(num_rows: int, batch_size: int, min_last: int, world_size: int) -> None:
+def _check_sizes(num_rows: int, batch_size: int, min_last: int) -> None:
     check_positive(batch_size, "batch_size")
     if not 1 <= min_last <= batch_size:
         raise ValueError(f"min_last must be between 1 and batch_size ({batch_size}); got {min_last}")
-    if num_rows < min_last * world_size:
-        ranks = f" for each of {world_size} ranks" if world_size > 1 else ""
-        raise ValueError(f"an epoch has {num_rows} image(s), fewer than a batch must have at least ({min_last}{ranks})")
+    if num_rows < min_last:
+        raise ValueError(f"an epoch has {num_rows} image(s), fewer than a batch must have at least ({min_last})")

@@ -1,7 +1,8 @@
 """Batches whose samples are mixed in pairs, and softened targets: MixUp, CutMix and label smoothing, for training only.
 
 Images and labels are mixed alike, in any-of and exclusive groups, and what is not known of either partner is not known
-of the mixture. Who is mixed with whom, and by how much, follows from (seed, epoch, batch number).
+of the mixture. Who is mixed with whom, and by how much, follows from (seed, epoch, batch number), and from the rank
+where several processes share a batch.
 """
 
 from __future__ import annotations
@@ -118,7 +119,14 @@ MIXES: tuple[str, ...] = tuple(_MIXES)
 
 
 def mix_batch(
-    batch: Batch, space: LabelSpace, *, mix: str, alpha: float | None = None, seed: int = 0, epoch: int = 0
+    batch: Batch,
+    space: LabelSpace,
+    *,
+    mix: str,
+    alpha: float | None = None,
+    seed: int = 0,
+    epoch: int = 0,
+    rank: int = 0,
 ) -> Batch:
     """Return the batch with its samples mixed in pairs, the same ones whenever seed, epoch and batch number are.
 
@@ -133,6 +141,7 @@ def mix_batch(
             for cutmix, which their papers have.
         seed: Of the draws.
         epoch: Which one.
+        rank: Whose share of a batch it is, where several processes train together.
 
     Raises:
         ValueError: an unknown way to mix, or an alpha that is not above 0.
@@ -144,7 +153,7 @@ def mix_batch(
     if chosen is None or alpha is None:
         return batch
     # Drawn on the CPU, so that a training that moves to another device goes on with the same draws.
-    key = sample_key(seed, epoch, f"mix of batch {batch.number}")
+    key = sample_key(seed, epoch, f"mix of batch {batch.number}" + (f" on rank {rank}" if rank else ""))
     generator = np.random.Generator(np.random.Philox(key=key))
     partner = torch.from_numpy(generator.permutation(len(batch))).to(batch.images.device)
     height, width = batch.images.shape[-2:]

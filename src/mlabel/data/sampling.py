@@ -1,7 +1,7 @@
 """Which rows come in an epoch, and in which order: each row once, or rows of rare labels more often.
 
-An order follows from (seed, epoch) alone and has the same length in every epoch. Processes that train together take
-every w-th row of one and the same order, so that nothing is padded and nothing comes twice.
+An order follows from (seed, epoch) alone and has the same length in every epoch. Processes that train together share
+the batches of one and the same order, so that nothing is padded and nothing comes twice.
 """
 
 from __future__ import annotations
@@ -290,11 +290,17 @@ def checked_order(sampler: Sampler, epoch: int, *, num_rows: int) -> np.ndarray:
     return order
 
 
-def rank_share(order: np.ndarray, *, rank: int, world_size: int) -> np.ndarray:
+def rank_share(order: np.ndarray, *, rank: int, world_size: int, at_least: int = 1) -> np.ndarray:
     """Return the rows of one of `world_size` processes: every w-th of the order, beginning with its own number.
 
     The shares of all ranks together are the order itself, each place of it in exactly one; their lengths differ by one
-    at most.
+    at most, but for those that are empty.
+
+    Args:
+        order: Rows of all.
+        rank: Which one.
+        world_size: How many they are.
+        at_least: So many rows has whoever has any; where there are fewer for each, the last ranks have none.
 
     Raises:
         ValueError: a rank that is not in 0 .. world_size - 1.
@@ -302,9 +308,12 @@ def rank_share(order: np.ndarray, *, rank: int, world_size: int) -> np.ndarray:
     Example:
         >>> [rank_share(np.arange(5), rank=rank, world_size=2).tolist() for rank in (0, 1)]
         [[0, 2, 4], [1, 3]]
+        >>> [rank_share(np.arange(5), rank=rank, world_size=3, at_least=2).tolist() for rank in (0, 1, 2)]
+        [[0, 2, 4], [1, 3], []]
     """
     check_rank(rank, world_size)
-    return order[rank::world_size]
+    sharing = min(world_size, max(1, len(order) // at_least))
+    return order[rank::sharing] if rank < sharing else order[:0]
 
 
 def check_rank(rank: int, world_size: int) -> None:

@@ -24,9 +24,11 @@ from mlabel.training.config import (
     WEIGHT_DECAY_ON,
     TrainConfig,
 )
+from mlabel.training.distributed import Ranks, join_ranks, leave_ranks
 from mlabel.training.ema import WeightAverage
 from mlabel.training.fitting import Interrupted, fit
 from mlabel.training.folder import refuse_used, write_history, write_run_config
+from mlabel.training.gradients import GradientSum
 from mlabel.training.loop import train
 from mlabel.training.optimisers import make_optimizer
 from mlabel.training.precision import autocast, resolve_precision, tensor_float32
@@ -51,7 +53,9 @@ __all__ = [
     "WEIGHT_DECAY_ON",
     "BadLog",
     "Event",
+    "GradientSum",
     "Interrupted",
+    "Ranks",
     "StepResult",
     "TableScores",
     "TrainConfig",
@@ -60,7 +64,9 @@ __all__ = [
     "autocast",
     "best_checkpoint",
     "fit",
+    "join_ranks",
     "learning_rate",
+    "leave_ranks",
     "list_checkpoints",
     "load_checkpoint",
     "load_weights",

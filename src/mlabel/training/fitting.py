@@ -20,6 +20,7 @@ from mlabel.data import ImageTable
 from mlabel.models import Classifier
 from mlabel.training.checkpoint import save_checkpoint
 from mlabel.training.config import TrainConfig
+from mlabel.training.distributed import Ranks, join_ranks
 from mlabel.training.loop import fingerprints, train
 from mlabel.training.state import Event, TrainState
 
@@ -72,9 +73,11 @@ def fit(
         allow_changed_data=allow_changed_data,
         device=device,
     )
+    ranks = join_ranks(device)
+    hidden = progress == "none" or not ranks.first
     history: list[dict[str, Any]] = []
     notes: tuple[str, ...] = ()
-    with _signals() as received, closing(events), tqdm(desc="training", unit="step", disable=progress == "none") as bar:
+    with _signals() as received, closing(events), tqdm(desc="training", unit="step", disable=hidden) as bar:
         trained = -1
         for event in events:
             if event.trained != trained and not bar.disable:
@@ -82,14 +85,16 @@ def fit(
             trained = event.trained
             _show(bar, event)
             history = event.state.history
-            if received and event.kind != "end":
+            # A signal to one rank stops all, after the same step.
+            number = 0 if event.kind == "end" else ranks.largest(received[0] if received else 0)
+            if number:
                 bar.close()
-                _stop(event.state, run_dir, received[0], fingerprints(train_table, val_table))
+                _stop(event.state, run_dir, number, data=fingerprints(train_table, val_table), ranks=ranks)
             notes = event.notes
     average = event.state.average
     if average is not None:
         average.copy_to(model)
-    for note in notes:
+    for note in notes if ranks.first else ():
         _log.warning("%s", note)
     return history
 
@@ -118,13 +123,16 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _stop(state: TrainState, run_dir: str | Path | None, number: int, data: Mapping[str, str]) -> None:
-    name = signal.Signals(number).name
+def _stop(state: TrainState, run_dir: str | Path | None, number: int, *, data: Mapping[str, str], ranks: Ranks) -> None:
+    name, said = signal.Signals(number).name, ""
     if run_dir is None:
-        print(f"{name}: stopped after step {state.step}; nothing was saved, as there is no run folder", file=sys.stderr)
-    else:
+        said = f"{name}: stopped after step {state.step}; nothing was saved, as there is no run folder"
+    elif ranks.first:
         saved = save_checkpoint(state, run_dir, data=data)
-        print(f"{name}: saved {saved}; go on with resume='auto' (--resume auto)", file=sys.stderr)
+        said = f"{name}: saved {saved}; go on with resume='auto' (--resume auto)"
+    if ranks.first:
+        print(said, file=sys.stderr)
+    ranks.wait()  # where one process ends, the others may be ended: not before all is saved
     raise Interrupted(128 + number)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -21,17 +22,20 @@ from mlabel.metrics.evaluation import EXTRA_METRICS, METRICS
 from mlabel.models import Classifier
 from mlabel.training.bad_images import NAME as BAD_NAME
 from mlabel.training.bad_images import BadLog
-from mlabel.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from mlabel.training.checkpoint import load_checkpoint, save_checkpoint
 from mlabel.training.compiling import CompiledNetwork, explain_compiler
 from mlabel.training.config import TrainConfig
+from mlabel.training.distributed import Ranks, find_checkpoint, join_ranks
 from mlabel.training.ema import WeightAverage
 from mlabel.training.folder import lock_run, refuse_used, write_history, write_run_config
 from mlabel.training.freezing import Freezing
+from mlabel.training.gradients import GradientSum, batch_norms_of_all_ranks
 from mlabel.training.optimisers import make_optimizer
 from mlabel.training.precision import resolve_precision, tensor_float32
+from mlabel.training.reading import read_batches
 from mlabel.training.resizing import check_sizes, resize_batch, training_size
 from mlabel.training.schedules import learning_rate
-from mlabel.training.scoring import score_table
+from mlabel.training.scoring import TableScores, score_table
 from mlabel.training.state import Event, TrainState
 from mlabel.training.step import train_step
 
@@ -92,9 +96,10 @@ def train(
     check_sizes(config, model)
     if resume is not None and run_dir is None:
         raise ValueError("resume needs run_dir, the folder of the run to go on with")
-    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    ranks = join_ranks(device)
+    model.to(ranks.device(device))
     model.to(memory_format=_LAYOUTS[config.memory_format])
-    return _Training(model, as_loss(loss, model.space), train_table, val_table, config).run(
+    return _Training(model, as_loss(loss, model.space), train_table, val_table, config, ranks).run(
         None if run_dir is None else Path(run_dir), resume, allow_changed_data
     )
 
@@ -109,11 +114,14 @@ class _Training:
         train_table: ImageTable,
         val_table: ImageTable | None,
         config: TrainConfig,
+        ranks: Ranks,
     ) -> None:
         device = next(model.parameters()).device
         self.loss = loss
         self.val_table = val_table
         self.config = config
+        self.ranks = ranks
+        self.gradients = GradientSum(ranks)
         self.data = fingerprints(train_table, val_table)
         self.loader = Loader(
             train_table,
@@ -124,17 +132,19 @@ class _Training:
             sampler=config.sampler,
             repeat_threshold=config.repeat_threshold,
             seed=config.seed,
+            rank=ranks.rank,
+            world_size=ranks.size,
             num_workers=config.num_workers,
             pin_memory=device.type == "cuda",
             # Batch norm has no statistics of a single sample.
             min_last=min(2, config.batch_size),
             on_bad=config.on_bad,
-            max_bad=config.max_bad,
+            max_bad=config.max_bad if ranks.size == 1 else 1.0,  # of all ranks together, reading looks at it
         )
         self.bad = BadLog()
-        self.freezing = Freezing(model, config)
         precision = resolve_precision(config.precision, device)
-        network = None if config.compile == "none" else CompiledNetwork(model, config.compile, config.batch_size)
+        share = len(range(ranks.rank, config.batch_size, ranks.size))
+        network = None if config.compile == "none" else CompiledNetwork(model, config.compile, share)
         self.state = TrainState(
             model=model,
             optimizer=make_optimizer(model, config),
@@ -149,8 +159,9 @@ class _Training:
     def run(
         self, run_dir: Path | None, resume: str | Path | None, allow_changed_data: bool
     ) -> Generator[Event, None, None]:
-        state = self.state
-        with lock_run(run_dir):
+        state, ranks = self.state, self.ranks
+        with lock_run(run_dir if ranks.first else None), batch_norms_of_all_ranks(state.model, ranks):
+            self.freezing = Freezing(state.model, self.config)
             self._begin(run_dir, resume, allow_changed_data)
             try:
                 while state.epoch < self.config.epochs and not state.stopped:
@@ -158,53 +169,57 @@ class _Training:
                 yield Event.of("end", state, notes=self._notes())
             finally:
                 self.freezing.end()
+                self.gradients.close()
                 self.loader.close()
 
     def _begin(self, run_dir: Path | None, resume: str | Path | None, allow_changed_data: bool) -> None:
-        if run_dir is None:
-            return
-        refuse_used(run_dir, resume)
-        checkpoint = newest_checkpoint(run_dir) if resume == "auto" else resume
+        ranks, average = self.ranks, self.state.average
+        described = {f"the {name} table": value for name, value in self.data.items()}
+        settings = {"the settings": self.config.to_dict(), "the precision chosen": self.state.precision}
+        ranks.check_same({**described, **settings})
+        if run_dir is not None:
+            self._open(run_dir, resume, allow_changed_data)
+        ranks.share([*self.state.model.state_dict().values(), *(average.tensors.values() if average else ())])
+
+    def _open(self, run_dir: Path, resume: str | Path | None, allow_changed_data: bool) -> None:
+        """Go on from a checkpoint where there is one, and begin what is written into the run's folder."""
+        ranks, state = self.ranks, self.state
+        if ranks.first:
+            refuse_used(run_dir, resume)
+        checkpoint = find_checkpoint(run_dir, resume, ranks)
         if checkpoint is not None:
-            chosen = self.state.precision
-            load_checkpoint(checkpoint, self.state, data=self.data, allow_changed_data=allow_changed_data)
+            chosen = state.precision
+            load_checkpoint(checkpoint, state, data=self.data, allow_changed_data=allow_changed_data)
             # Of a table that has become smaller, the epoch under way may be over.
-            self.state.batch = min(self.state.batch, len(self.loader))
+            state.batch = min(state.batch, len(self.loader))
             _log.info("going on from %s", checkpoint)
-            if self.state.precision != chosen:
+            if state.precision != chosen and ranks.first:
                 _log.warning(
                     "the training began in %s, where this machine would compute in %s; it goes on in %s",
-                    *(self.state.precision, chosen, self.state.precision),
+                    *(state.precision, chosen, state.precision),
                 )
-        else:
+        if not ranks.first:
+            return
+        if checkpoint is None:
             (run_dir / BAD_NAME).unlink(missing_ok=True)  # of a training that ended before its first checkpoint
         self.bad = BadLog(run_dir / BAD_NAME)
-        write_run_config(run_dir, train=self.config.to_dict(), model=self.state.model.config)
-        self.state.model.space.save(run_dir / "labels.json")
-        write_history(run_dir / "history.csv", self.state.history)
+        write_run_config(run_dir, train=self.config.to_dict(), model=state.model.config)
+        state.model.space.save(run_dir / "labels.json")
+        write_history(run_dir / "history.csv", state.history)
 
     def _epoch(self, run_dir: Path | None) -> Iterator[Event]:
         state, config = self.state, self.config
         state.model.train()
         begin_epoch(self.loss, state.epoch)
         yield from self._due(run_dir)  # a training stopped right after a step has this still before it
-        batches = self._read(state.epoch, state.batch)
+        batches = read_batches(
+            self.loader, self.bad, self.ranks, epoch=state.epoch, start=state.batch, max_bad=config.max_bad
+        )
         while step_batches := list(itertools.islice(batches, config.accumulate)):
             yield self._step(step_batches)
             yield from self._due(run_dir)
         state.epoch, state.batch = state.epoch + 1, 0
         yield from self._evaluate(run_dir, end_of_epoch=True)
-
-    def _read(self, epoch: int, start: int) -> Iterator[Batch]:
-        """Return the batches of an epoch; what is skipped among them is listed before a step is made without it."""
-        skipped, listed = self.loader.bad, 0
-        try:
-            for batch in self.loader.epoch(epoch, start=start):
-                self.bad.add("train", skipped[listed:])
-                listed = len(skipped)
-                yield batch
-        finally:
-            self.bad.add("train", skipped[listed:])
 
     def _notes(self) -> tuple[str, ...]:
         """Return in sentences what was skipped or passed over."""
@@ -213,7 +228,10 @@ class _Training:
         said = [f"{number:,} of {sizes[name]:,} {name} images skipped" for name, number in skipped.items() if number]
         if said and self.bad.path is not None:
             said[-1] += f"; see {self.bad.path}"
-        oddities = [f"passed over in training: {note} ({n:,} times)" for note, n in sorted(self.loader.notes.items())]
+        notes: Counter[str] = Counter()
+        for held in self.ranks.gather(self.loader.notes):
+            notes.update(held)
+        oddities = [f"passed over in training: {note} ({n:,} times)" for note, n in sorted(notes.items())]
         return (*said, *oddities)
 
     def _due(self, run_dir: Path | None) -> Iterator[Event]:
@@ -233,12 +251,20 @@ class _Training:
         prepared = [self._prepare(batch) for batch in batches]
         self.freezing.apply(state.epoch)
         with _explained(), explain_compiler(self.config.compile), tensor_float32(self.config.tf32):
-            result = train_step(state, self.loss, prepared, precision=state.precision, learning_rate=rate)
+            result = train_step(
+                state,
+                self.loss,
+                prepared,
+                precision=state.precision,
+                learning_rate=rate,
+                gradients=self.gradients,
+            )
         state.batch = batches[-1].number + 1
-        if not result.finite:
+        if not result.finite and self.ranks.first:
             _log.warning("step %d: loss or gradient not finite; the step changed nothing", state.step)
         if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            ids = [str(self.loader.table.ids[row]) for batch in batches for row in batch.index.tolist()]
+            shares = self.ranks.gather([row for batch in batches for row in batch.index.tolist()])
+            ids = [str(self.loader.table.ids[row]) for share in shares for row in share]
             raise RuntimeError(
                 f"{state.skipped_in_a_row} steps in a row had a loss or gradient that was not finite; the last, step "
                 f"{state.step}, had the samples {ids}; lower the learning rate, or look at these images"
@@ -249,7 +275,17 @@ class _Training:
         """Return a batch as it is trained on: on the device, mixed, of this epoch's size and with smoothed targets."""
         state, config = self.state, self.config
         batch, space = batch.to(state.device), state.model.space
-        batch = mix_batch(batch, space, mix=config.mix, alpha=config.mix_alpha, seed=config.seed, epoch=state.epoch)
+        if not len(batch):
+            return batch
+        batch = mix_batch(
+            batch,
+            space,
+            mix=config.mix,
+            alpha=config.mix_alpha,
+            seed=config.seed,
+            epoch=state.epoch,
+            rank=self.ranks.rank,
+        )
         batch = resize_batch(batch, training_size(config, state.epoch, state.model.image_size))
         if not config.label_smoothing:
             return batch
@@ -274,7 +310,8 @@ class _Training:
         state.history.append(entry)
         yield Event.of("eval", state, loss=entry["train_loss"], metrics=entry)
         if run_dir is not None:
-            write_history(run_dir / "history.csv", state.history)
+            if self.ranks.first:
+                write_history(run_dir / "history.csv", state.history)
             if end_of_epoch or improved or (config.save_every and state.step % config.save_every == 0):
                 yield self._save(run_dir)
 
@@ -294,18 +331,24 @@ class _Training:
                     on_bad=config.on_bad,
                     max_bad=config.max_bad,
                     bad=bad,
+                    ranks=self.ranks,
                 )
         finally:
             self.bad.add("val", bad)
+        measured = self._measure(scores, table) if self.ranks.first else {}
+        return self.ranks.from_first({"val_loss": scores.loss, **measured})
+
+    def _measure(self, scores: TableScores, table: ImageTable) -> dict[str, float]:
+        model, config = self.state.model, self.config
         include = [config.monitor] if config.monitor in EXTRA_METRICS else []
         probabilities, table = scores.of_scored(table)
         result = evaluate(probabilities, table.targets, mask=table.unknown, space=model.space, include=include)
         kept = dict.fromkeys((*HISTORY_METRICS, config.monitor))
-        measured = {f"val_{name}": float(result[name]) for name in kept if name != "loss"}
-        return {"val_loss": scores.loss, **measured}
+        return {f"val_{name}": float(result[name]) for name in kept if name != "loss"}
 
     def _save(self, run_dir: Path) -> Event:
-        save_checkpoint(self.state, run_dir, data=self.data)
+        if self.ranks.first:
+            save_checkpoint(self.state, run_dir, data=self.data)
         return Event.of("checkpoint", self.state)
 
 

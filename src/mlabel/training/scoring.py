@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +15,10 @@ from torch import nn
 
 from mlabel._checks import DataError
 from mlabel.data import BadImage, Batch, ImageTable, Loader
+from mlabel.data.images import too_many_bad
 from mlabel.losses import BatchLoss
 from mlabel.models import Classifier
+from mlabel.training.distributed import ALONE, Ranks
 from mlabel.training.precision import resolve_precision
 from mlabel.training.step import forward
 
@@ -63,6 +67,7 @@ def score_table(
     max_bad: float = 0.001,
     bad: list[BadImage] | None = None,
     progress: Progress = no_progress,
+    ranks: Ranks = ALONE,
 ) -> TableScores:
     """Return the model's probabilities for every image of `table`, and their loss.
 
@@ -80,50 +85,157 @@ def score_table(
         max_bad: With `skip`, the share of the table that may be bad; beyond it is an error all the same.
         bad: A list that gets the images left out, also where there are too many of them and this is an error.
         progress: Wraps the batches; gets them, their number and a title.
+        ranks: Those that score it together, each calling this. They share out whole batches, so that every number is
+            the one that a single process gets. The first returns all; to the others the probabilities are NaN.
 
     Raises:
         ValueError: the table has another label space than the model.
         DataError: an image cannot be read, or with `skip` too many cannot, or none can.
     """
     model.space.check_same(table.space, "the table")
-    device = next(model.parameters()).device
-    loader = Loader(
-        table,
-        batch_size=batch_size,
-        image_size=model.image_size,
-        channels=model.in_channels,
-        num_workers=num_workers,
-        pin_memory=device.type == "cuda",
-        on_bad=on_bad,
-        max_bad=max_bad,
-    )
-    probabilities = np.full((len(table), model.space.num_labels), np.nan, dtype=np.float32)
-    scored = np.zeros(len(table), dtype=bool)
-    sums: dict[str, list[float]] = {}
-    precision = resolve_precision(precision, device)
+    share = _Share(len(table), batch_size, ranks)
+    probabilities = np.full((len(share), model.space.num_labels), np.nan, dtype=np.float32)
+    found = _Found(probabilities)
     try:
-        with eval_mode(model):
-            for batch in progress(loader.epoch(), len(loader), "scoring"):
-                moved = batch.to(device)
-                logits = forward(model, moved, precision).float()
-                rows = batch.index.numpy()
-                probabilities[rows] = model.space.probabilities(logits).cpu().numpy()
-                scored[rows] = True
-                _merge(sums, loss, logits, moved)
+        if len(share):
+            device = next(model.parameters()).device
+            loader = Loader(
+                table,
+                batch_size=batch_size,
+                image_size=model.image_size,
+                channels=model.in_channels,
+                sampler=share,
+                num_workers=num_workers,
+                pin_memory=device.type == "cuda",
+                on_bad=on_bad,
+                max_bad=max_bad if ranks.size == 1 else 1.0,  # of all ranks together it is looked at below
+            )
+            found.bad, found.notes = loader.bad, loader.notes
+            with closing(loader), eval_mode(model):
+                batches = progress(loader.epoch(), len(loader), "scoring")
+                _score(model, loss, batches, found, share=share, precision=resolve_precision(precision, device))
+        merged = _merge(found, share, table, ranks)
+        found.bad = merged.bad
     finally:
         if bad is not None:
-            bad.extend(loader.bad)
-        loader.close()
-    value = sum(total / max(denominator, 1.0) for total, denominator in sums.values())
-    if not scored.any():
-        raise DataError(f"none of the {len(table)} images can be read; the last is {loader.bad[-1].reason}")
+            bad.extend(found.bad)
+    _refuse_bad(merged, len(table), max_bad)
+    return merged
+
+
+class _Share:
+    """The rows of a table that one of several ranks scores, every w-th batch: a sampler for a loader."""
+
+    def __init__(self, num_rows: int, batch_size: int, ranks: Ranks) -> None:
+        self.batch_size = batch_size
+        self._numbers = np.arange(num_rows) // batch_size
+        self._size = ranks.size
+        self.rows = self.of(ranks.rank)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Return the rows in their order, int64."""
+        return self.rows
+
+    def of(self, rank: int) -> np.ndarray:
+        """Return the rows of any of the ranks."""
+        return np.flatnonzero(self._numbers % self._size == rank)
+
+
+@dataclass
+class _Found:
+    """What one rank found."""
+
+    probabilities: np.ndarray  # (n, L) float32 of its share, NaN in the rows that were skipped
+    rows: list[int] = field(default_factory=list)  # that were scored
+    sums: list[tuple[int, dict[str, tuple[float, float]]]] = field(default_factory=list)  # of each batch, its number
+    bad: Sequence[BadImage] = ()
+    notes: Mapping[str, int] = field(default_factory=dict)
+
+
+def _score(
+    model: Classifier,
+    loss: BatchLoss | None,
+    batches: Iterable[Batch],
+    found: _Found,
+    *,
+    share: _Share,
+    precision: str,
+) -> None:
+    device = next(model.parameters()).device
+    for batch in batches:
+        moved = batch.to(device)
+        logits = forward(model, moved, precision).float()
+        rows = batch.index.numpy()
+        found.probabilities[np.searchsorted(share.rows, rows)] = model.space.probabilities(logits).cpu().numpy()
+        found.rows += rows.tolist()
+        parts = {} if loss is None else loss.parts(logits, moved.targets, moved.mask)
+        sums = {group: (float(total), float(denominator)) for group, (total, denominator) in parts.items()}
+        found.sums.append((int(rows[0]) // share.batch_size, sums))
+
+
+def _merge(found: _Found, share: _Share, table: ImageTable, ranks: Ranks) -> TableScores:
+    """Return what all ranks found; the probabilities, and which rows have them, on the first rank only."""
+    said = ranks.gather({"rows": found.rows, "sums": found.sums, "bad": found.bad, "notes": found.notes})
+    pieces = ranks.collect(found.probabilities)
+    probabilities = (
+        pieces[0] if pieces else np.broadcast_to(np.float32(np.nan), (len(table), found.probabilities.shape[1]))
+    )
+    if len(pieces) > 1:
+        probabilities = np.empty((len(table), found.probabilities.shape[1]), dtype=np.float32)
+        for rank, piece in enumerate(pieces):
+            probabilities[share.of(rank)] = piece
+    bad = [BadImage(*each) for held in said for each in held["bad"]]
+    if len(bad) > 1:
+        place = {str(name): row for row, name in enumerate(table.ids)}
+        bad.sort(key=lambda image: place[image.id])  # as one process comes to them
+    notes: Counter[str] = Counter()
+    for held in said:
+        notes.update(held["notes"])
+    rows = sorted(row for held in said for row in held["rows"])
     return TableScores(
         probabilities,
-        float(value) if sums else math.nan,
-        rows=np.flatnonzero(scored),
-        bad=tuple(loader.bad),
-        notes=dict(loader.notes),
+        _loss([sums for held in said for sums in held["sums"]]),
+        rows=np.array(rows, dtype=np.int64),
+        bad=tuple(bad),
+        notes=dict(notes),
     )
+
+
+def _collect(probabilities: np.ndarray, share: _Share, size: int, ranks: Ranks) -> np.ndarray:
+    """Return all ranks' probabilities (N, L) on the first rank; NaN, which take no memory, on the others."""
+    if ranks.size == 1:
+        return probabilities
+    pieces, shape = ranks.collect(probabilities), (size, probabilities.shape[1])
+    if not pieces:
+        return np.broadcast_to(np.float32(np.nan), shape)
+    whole = np.empty(shape, dtype=np.float32)
+    for rank, piece in enumerate(pieces):
+        whole[share.of(rank)] = piece
+    return whole
+
+
+def _loss(batches: Sequence[Sequence[Any]]) -> float:
+    """Return the loss of batches from their numbers and sums, added in the order of one process; NaN without sums."""
+    merged: dict[str, list[float]] = {}
+    for _, sums in sorted(batches, key=lambda each: each[0]):
+        for group, (total, denominator) in sums.items():
+            held = merged.setdefault(group, [0.0, 0.0])
+            held[0] += total
+            held[1] += denominator
+    value = sum(total / max(denominator, 1.0) for total, denominator in merged.values())
+    return float(value) if merged else math.nan
+
+
+def _refuse_bad(scores: TableScores, size: int, max_bad: float) -> None:
+    last = scores.bad[-1].reason if scores.bad else ""
+    if not len(scores.rows):
+        raise DataError(f"none of the {size} images can be read; the last is {last}")
+    too_many = too_many_bad(len(scores.bad), size, max_bad=max_bad, last=last)
+    if too_many is not None:
+        raise too_many
 
 
 @contextmanager
@@ -136,12 +248,3 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
-
-
-def _merge(sums: dict[str, list[float]], loss: BatchLoss | None, logits: torch.Tensor, batch: Batch) -> None:
-    if loss is None:
-        return
-    for group, (total, denominator) in loss.parts(logits, batch.targets, batch.mask).items():
-        held = sums.setdefault(group, [0.0, 0.0])
-        held[0] += float(total)
-        held[1] += float(denominator)

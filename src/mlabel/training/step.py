@@ -12,6 +12,8 @@ from torch import nn
 
 from mlabel.data import Batch
 from mlabel.losses import BatchLoss
+from mlabel.training.distributed import ALONE
+from mlabel.training.gradients import GradientSum, has_shared_norms, mean_of_batch_norms
 from mlabel.training.precision import autocast
 from mlabel.training.sam import sharpen_gradient
 from mlabel.training.state import TrainState
@@ -33,11 +35,17 @@ class StepResult:
 
 
 def train_step(
-    state: TrainState, loss: BatchLoss, batches: Sequence[Batch], *, precision: str, learning_rate: float
+    state: TrainState,
+    loss: BatchLoss,
+    batches: Sequence[Batch],
+    *,
+    precision: str,
+    learning_rate: float,
+    gradients: GradientSum | None = None,
 ) -> StepResult:
     """Do one optimiser step over `batches`, weighed as if they were one batch, and return its loss.
 
-    Dropout follows from (seed, step) alone: torch's global generator is seeded here. With `config.sharpness` the
+    Dropout follows from (seed, step, rank) alone: torch's global generator is seeded here. With `config.sharpness` the
     gradient is that of SAM or GSAM, and the loss that of its first pass. Where a loss or gradient is not finite,
     weights, their average, optimiser and buffers (batch-norm statistics) stay as they were.
 
@@ -47,17 +55,25 @@ def train_step(
         batches: Those of this step, on any device.
         precision: fp32, bf16 or fp16.
         learning_rate: Of this step, before `state.lr_scale` and the `lr_scale` of each of the optimiser's groups.
+        gradients: What adds up those of all ranks, where several train together; each calls this with its shares of
+            the same batches, which may be empty.
     """
-    _seed_generator(state)
+    gradients = gradients or GradientSum(ALONE)
+    _seed_generator(state, gradients.ranks.rank)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate * state.lr_scale * group.get("lr_scale", 1.0)
     restore_buffers = _remember_buffers(state.model)
     moved = [batch.to(state.device) for batch in batches]
-    parts = _backward(state, loss, moved, precision)
+    parts = _backward(state, loss, moved, precision, gradients)
     value = _value(parts)
     finite = math.isfinite(value)
     if finite and state.config.sharpness != "none":
-        finite = math.isfinite(_sharpen(state, lambda: _value(_backward(state, loss, moved, precision)), learning_rate))
+
+        def pass_again() -> float:
+            _seed_generator(state, gradients.ranks.rank)
+            return _value(_backward(state, loss, moved, precision, gradients))
+
+        finite = math.isfinite(_sharpen(state, pass_again, learning_rate))
     finite = finite and _apply(state)
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
@@ -95,20 +111,36 @@ def _layout(model: nn.Module) -> torch.memory_format:
 
 
 def _backward(
-    state: TrainState, loss: BatchLoss, batches: Sequence[Batch], precision: str
+    state: TrainState, loss: BatchLoss, batches: Sequence[Batch], precision: str, gradients: GradientSum
 ) -> dict[str, tuple[float, float]]:
     """Leave the gradient of the batches' common loss in the parameters; return its sums and denominators."""
-    whole = _denominators(loss, batches)
-    merged: dict[str, tuple[float, float]] = {}
-    for batch in batches:
+    ranks = gradients.ranks
+    whole = ranks.add(_denominators(loss, batches))
+    sums, counts = dict.fromkeys(whole, 0.0), dict.fromkeys(whole, 0.0)
+    for number, batch in enumerate(batches, 1):
+        if number == len(batches):
+            gradients.watch(state.model)
+        if not len(batch):
+            _backward_of_nothing(state, batch, precision)
+            continue
         logits = forward(state.model, batch, precision, network=state.network)
         parts = loss.parts(logits, batch.targets, batch.mask)
-        terms = [value / whole[group] for group, (value, _) in parts.items()]
+        terms = [value / max(whole[group], 1.0) for group, (value, _) in parts.items()]
         state.scaler.scale(torch.stack(terms).sum()).backward()
         for group, (value, denominator) in parts.items():
-            held = merged.get(group, (0.0, 0.0))
-            merged[group] = (held[0] + float(value.detach()), held[1] + float(denominator))
-    return merged
+            sums[group] += float(value.detach())
+            counts[group] += float(denominator)
+    gradients.finish()
+    mean_of_batch_norms(state.model, ranks, took_part=any(len(batch) for batch in batches))
+    sums, counts = ranks.add(sums), ranks.add(counts)
+    return {group: (sums[group], counts[group]) for group in whole}
+
+
+def _backward_of_nothing(state: TrainState, batch: Batch, precision: str) -> None:
+    """Do what the other ranks wait for where this one has no sample of a batch."""
+    state.scaler.scale(torch.zeros((), device=state.device))  # it is made by its first use
+    if has_shared_norms(state.model):
+        forward(state.model, batch, precision).float().sum().backward()
 
 
 def _value(parts: dict[str, tuple[float, float]]) -> float:
@@ -128,12 +160,8 @@ def _sharpen(state: TrainState, pass_again: Callable[[], float], learning_rate: 
         share = min(1.0, learning_rate * state.lr_scale / config.lr)
         rho = config.rho_min + (config.rho - config.rho_min) * share
 
-    def pass_there() -> float:
-        _seed_generator(state)
-        return pass_again()
-
     alpha = config.gsam_alpha if config.sharpness == "gsam" else 0.0
-    loss = sharpen_gradient(_with_gradient(state), pass_there, rho=rho, alpha=alpha)
+    loss = sharpen_gradient(_with_gradient(state), pass_again, rho=rho, alpha=alpha)
     restore_buffers()
     return loss
 
@@ -143,12 +171,12 @@ def _with_gradient(state: TrainState) -> list[nn.Parameter]:
 
 
 def _denominators(loss: BatchLoss, batches: Sequence[Batch]) -> dict[str, float]:
-    """Return the denominator of each group over all batches; 1 where there is nothing to divide by."""
+    """Return the denominator of each group over all batches."""
     whole: dict[str, float] = {}
     for batch in batches:
         for group, denominator in loss.denominators(batch.targets, batch.mask).items():
             whole[group] = whole.get(group, 0.0) + float(denominator)
-    return {group: max(value, 1.0) for group, value in whole.items()}
+    return whole
 
 
 def _apply(state: TrainState) -> bool:
@@ -180,6 +208,7 @@ def _remember_buffers(model: nn.Module) -> Callable[[], None]:
     return restore
 
 
-def _seed_generator(state: TrainState) -> None:
-    key = hashlib.blake2b(f"step {state.config.seed} {state.step}".encode(), digest_size=8).digest()
+def _seed_generator(state: TrainState, rank: int) -> None:
+    name = f"step {state.config.seed} {state.step}" + (f" rank {rank}" if rank else "")
+    key = hashlib.blake2b(name.encode(), digest_size=8).digest()
     torch.manual_seed(int.from_bytes(key, "little"))
