@@ -23,6 +23,21 @@ def test_as_csr_gives_one_form(make) -> None:
     assert np.array_equal(found.toarray(), DENSE)
 
 
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int8, np.int64, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (1, 1), (7, 5), (300, 2)])
+def test_as_csr_of_dense_is_scipys(dtype: type, shape: tuple[int, int]) -> None:
+    dense = (np.random.default_rng(0).random(shape) < 0.4).astype(dtype)
+    expected = sp.csr_array(dense.astype(np.uint8))
+    for held in (dense, np.asfortranarray(dense), np.repeat(dense, 2, axis=0)[::2]):
+        before = held.copy()
+        found = as_csr(held)
+        for name in ("data", "indices", "indptr"):
+            assert getattr(found, name).dtype == getattr(expected, name).dtype
+            assert np.array_equal(getattr(found, name), getattr(expected, name))
+        found.data[:] = 0
+        assert np.array_equal(held, before)
+
+
 def test_as_csr_drops_stored_zeros_and_leaves_its_input_alone() -> None:
     source = sp.csr_array((np.array([0, 1, 1]), np.array([2, 1, 0]), np.array([0, 2, 3])), shape=(2, 3))
     before = (source.data.copy(), source.indices.copy(), source.indptr.copy())

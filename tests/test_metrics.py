@@ -7,7 +7,9 @@ from functools import partial
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import sklearn.metrics as sk
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from metrics_cases import Problem, problems, quick
@@ -189,6 +191,18 @@ def test_a_matrix_of_many_blocks_is_counted_right() -> None:
         np.testing.assert_array_equal(held.tn, (~decisions & ~targets & known).sum(axis=axis))
 
 
+@pytest.mark.parametrize("shape", [(3, 300), (300, 3), (600, 400)])
+def test_few_dense_entries_are_counted_as_sparse_ones(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    decisions, targets, known = (rng.random(shape) < share for share in (0.95, 0.9, 0.95))
+    for unknown, mask in ((None, None), (sp.csr_array(~known), known)):
+        for count in (confusion_counts, sample_counts):
+            expected = count(decisions, sp.csr_array(targets), unknown)
+            for held in (targets, targets.astype(np.int64), torch.tensor(targets), targets.astype(np.float32)):
+                assert count(decisions, held, mask) == expected
+                assert count(decisions, held, unknown) == expected
+
+
 def test_columns_in_another_memory_order_are_counted_right() -> None:
     rng = np.random.default_rng(0)
     decisions, targets = rng.random((300, 20)) < 0.5, rng.random((300, 20)) < 0.2
@@ -261,6 +275,16 @@ def test_messages() -> None:
         ratio(confusion_counts([[1]], [[1]]), "f1", average="samples")
     with pytest.raises(ValueError, match=r"average='macro' needs the counts of confusion_counts"):
         ratio(sample_counts([[1]], [[1]]), "f1")
+
+
+def test_dense_targets_and_masks_that_are_none_are_refused() -> None:
+    for wrong, text in (([[1, 2]], "got 2 at row 0, column 1"), ([[-1, 0]], "got -1 at row 0, column 0")):
+        with pytest.raises(ValueError, match=f"targets must be 0 or 1.*{text}"):
+            confusion_counts([[1, 0]], np.array(wrong))
+    with pytest.raises(TypeError, match=r"a dense mask must be bool \(True = known\); got dtype int64"):
+        confusion_counts([[1, 0]], [[1, 0]], np.array([[1, 0]]))
+    with pytest.raises(ValueError, match=r"mask must be of shape \(1, 2\); got \(2, 1\)"):
+        confusion_counts([[1, 0]], [[1, 0]], np.array([[True], [False]]))
 
 
 def test_counts_refuse_what_does_not_fit() -> None:

@@ -291,6 +291,7 @@ def test_label_table_has_one_label_a_line() -> None:
 def test_it_goes_through_json() -> None:
     result = evaluate(SCORES, TARGETS, space=SPACE)
     data = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert (data["format"], data["num_samples"]) == ("mlabel.evaluation/1", 4)
     assert data["metrics"]["macro_f1"] == result["macro_f1"]
     assert data["per_label"]["f1"][4] is None
     assert data["per_label"]["threshold"] == [0.5, 0.5, None, None, None]

@@ -178,6 +178,7 @@ def test_counts_at_edges_are_exact(problem: Problem, bins: int, level: int, seed
     levels = np.random.default_rng(seed).integers(0, 8, problem.targets.shape[1]) / 8
     assert histogram.counts(levels) == confusion_counts(problem.scores >= levels, *problem.scored[1:])
     assert histogram.counts(1.5) == confusion_counts(problem.scores >= 2, *problem.scored[1:])
+    assert histogram.counts(1.0) == histogram.counts(1 - 1 / bins)  # the last bin holds a score of 1, too
     assert histogram.counts(-3) == confusion_counts(problem.scores >= 0, *problem.scored[1:])
 
 

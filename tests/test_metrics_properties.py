@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from metrics_cases import TABLE, Metric, Problem, brief, problems
+from metrics_cases import CURVES, PROBABILISTIC, RATIOS, TABLE, Metric, Problem, brief, problems
 
 from mlabel.metrics import _blocks
 
@@ -145,6 +145,16 @@ def test_averages_are_those_of_the_labels_that_have_a_value(problem: Problem) ->
             same(TABLE[f"{stem}-weighted"].of(problem), mean, name)
 
 
+@given(problem=problems())
+@brief
+def test_the_average_is_macro_unless_another_is_asked_for(problem: Problem) -> None:
+    for name, function in RATIOS.items():
+        average = "None" if name == "accuracy" else "macro"
+        same(function(*problem.decided), TABLE[f"{name}-{average}"].of(problem), name)
+    for name, function in {**CURVES, **PROBABILISTIC}.items():
+        same(function(*problem.scored), TABLE[f"{name}-macro"].of(problem), name)
+
+
 @given(problem=problems(all_known=True))
 @brief
 def test_one_label_is_the_binary_case(problem: Problem) -> None:
@@ -222,7 +232,7 @@ def test_scores_that_are_none_are_refused() -> None:
                 metric([[0.1, 0.2]], [[1]])
         if metric.takes == "probabilities":
             with pytest.raises(ValueError, match=r"in \[0, 1\]; 1 entries are not, the first at row 0, column 1: 1.25"):
-                metric([[0.1, 1.25]], [[1, 0]])
+                metric([[0.1, 1.25, 1.0, 0.0]], [[1, 0, 1, 0]])
         if metric.gives == "labels":
             with pytest.raises(ValueError, match="unknown average 'mean'"):
                 metric.function([[0, 1]], [[1, 0]], average="mean")

@@ -7,6 +7,9 @@ mutmut makes the faults (mutants), in the bodies of functions that carry no deco
 come by it. Of all mutants of the part a sample is drawn by the seed; a greater count begins with the same ones. The
 work is done on a copy of `src` and `tests`, so that the tree stays as it is. Printed are how many were killed, and what
 the survivors change; the exit code is 1 where fewer than `--least` were killed.
+
+A function that only runs while its module is imported, such as one that builds a table, has run before its mutants are
+put in: they survive whatever the tests do. So do mutants that are no fault, such as a dtype that NumPy would choose.
 """
 
 from __future__ import annotations
@@ -34,6 +37,9 @@ only_mutate = [{part!r}]
 pytest_add_cli_args = ["--hypothesis-profile=mutation", "-p", "no:cacheprovider"]
 pytest_add_cli_args_test_selection = {tests!r}
 on_dependency_change = "ignore"
+# A mutant that runs on without end is given up after some times what its tests take.
+timeout_multiplier = 4.0
+timeout_constant = 10.0
 """
 
 

@@ -89,7 +89,7 @@ def as_csr(targets: Any, *, soft: bool = False, shape: tuple[int, int] | None = 
             raise ValueError(f"targets must be of shape (N, L); got {dense.shape}")
         if dense.dtype.kind not in "buif":
             raise ValueError(f"targets must be numbers; got {_first_text(dense)}")
-        matrix = sp.csr_array(dense)
+        matrix = _csr_of_dense(dense)
     if shape is not None and matrix.shape != tuple(shape):
         raise ValueError(f"targets must be of shape {tuple(shape)}; got {matrix.shape}")
     if not matrix.has_canonical_format:
@@ -100,6 +100,20 @@ def as_csr(targets: Any, *, soft: bool = False, shape: tuple[int, int] | None = 
         matrix.eliminate_zeros()
     _check_target_values(matrix, soft)
     return matrix.astype(np.float32 if soft else np.uint8, copy=False)
+
+
+def _csr_of_dense(dense: np.ndarray) -> sp.csr_array:
+    """Return `dense` (N, L) as canonical CSR; SciPy's own way, by coordinates that it sorts, takes twice as long."""
+    if dense.dtype == np.uint8 and dense.flags.c_contiguous and dense.max(initial=0) <= 1:
+        dense = dense.view(np.bool_)  # of which the ones are found faster
+    rows, columns = np.nonzero(dense)
+    data = np.ones(len(rows), dtype=np.uint8) if dense.dtype == bool else dense[rows, columns]
+    # Indices in 32 bits where they fit, as SciPy has them.
+    width = np.int32 if max(len(rows), dense.shape[1]) <= np.iinfo(np.int32).max else np.int64
+    starts = rows.searchsorted(np.arange(len(dense) + 1)).astype(width)
+    matrix = sp.csr_array((data, columns.astype(width), starts), shape=dense.shape)
+    matrix.has_canonical_format = True
+    return matrix
 
 
 def _first_text(dense: np.ndarray) -> str:
@@ -141,7 +155,7 @@ def as_unknown(mask: Any, shape: tuple[int, int]) -> sp.csr_array | None:
             raise TypeError(f"a dense mask must be bool (True = known); got dtype {known.dtype}")
         if known.shape != tuple(shape):
             raise ValueError(f"mask must be of shape {tuple(shape)}; got {known.shape}")
-        unknown = sp.csr_array(~known)
+        unknown = _csr_of_dense(~known)
     if unknown.shape != tuple(shape):
         raise ValueError(f"unknown must be of shape {tuple(shape)}; got {unknown.shape}")
     if not unknown.has_canonical_format:

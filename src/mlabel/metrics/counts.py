@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +16,10 @@ C = TypeVar("C", bound="_Confusion")
 
 DecisionRows = Callable[[int, int], np.ndarray]
 
+_FOUR = ("tp", "fp", "fn", "tn")
+# Entries of a block; up to one block, dense targets are counted as they are.
+_BLOCK = 2**20
+
 
 @dataclass(frozen=True, eq=False)
 class _Confusion:
@@ -27,12 +31,13 @@ class _Confusion:
     tn: np.ndarray
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            array = np.asarray(getattr(self, field.name))
+        lengths = []
+        for name in _FOUR:
+            array = np.asarray(getattr(self, name))
             if array.ndim != 1 or array.dtype.kind not in "iu":
-                raise ValueError(f"{field.name} must be a one-dimensional array of integers; got {array!r:.80}")
-            object.__setattr__(self, field.name, array.astype(np.int64, copy=False))
-        lengths = [len(getattr(self, field.name)) for field in fields(self)]
+                raise ValueError(f"{name} must be a one-dimensional array of integers; got {array!r:.80}")
+            object.__setattr__(self, name, array.astype(np.int64, copy=False))
+            lengths.append(len(array))
         if len(set(lengths)) > 1:
             raise ValueError(f"tp, fp, fn and tn must be of one length; got {lengths}")
 
@@ -42,7 +47,7 @@ class _Confusion:
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return all(np.array_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in _FOUR)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -160,7 +165,7 @@ def count_rows(
         return by_label, by_sample
 
     by_label, by_sample = np.zeros((2, num_labels), np.int64), np.zeros((2, num_samples), np.int64)
-    bounds = blocks(num_samples, max(255, 2**20 // max(1, num_labels)))
+    bounds = blocks(num_samples, max(255, _BLOCK // max(1, num_labels)))
     for (start, stop), (label_part, sample_part) in zip(bounds, map_blocks(of_block, bounds), strict=True):
         by_label += label_part
         by_sample[:, start:stop] = sample_part
@@ -172,6 +177,10 @@ def count_rows(
 
 def _counts_of(decisions: Any, targets: Any, mask: Any) -> tuple[Counts, SampleCounts]:
     rows, shape = _decision_rows(decisions)
+    if shape[0] * shape[1] <= _BLOCK:
+        present, known = _as_bits(targets, shape, "biu"), None if mask is None else _as_bits(mask, shape, "b")
+        if present is not None and (mask is None or known is not None):
+            return _count_bits(rows(0, shape[0]), present, known)
     targets = as_csr(targets, shape=shape)
     return count_rows(rows, targets, as_unknown(mask, shape))
 
@@ -194,6 +203,34 @@ def _decision_rows(decisions: Any) -> tuple[DecisionRows, tuple[int, int]]:
     return lambda start, stop: array[start:stop].astype(bool, copy=False), array.shape
 
 
+def _as_bits(values: Any, shape: tuple[int, int], kinds: str) -> np.ndarray | None:
+    """Return dense 0/1 of this shape and kind as bool; None for all else, which is taken as sparse, or refused."""
+    if sp.issparse(values):
+        return None
+    array = to_numpy(values)
+    if array.shape != shape or array.dtype.kind not in kinds:
+        return None
+    if array.dtype != bool and array.size and not (array.min() >= 0 and array.max() <= 1):
+        return None
+    return array.astype(bool, copy=False)
+
+
+def _count_bits(decisions: np.ndarray, targets: np.ndarray, known: np.ndarray | None) -> tuple[Counts, SampleCounts]:
+    """Return what `count_rows` does of few dense entries: sums of bytes, without the places of positives."""
+    if known is not None:
+        decisions, targets = decisions & known, targets & known
+    parts = (decisions & targets, decisions, targets)
+    of_labels, of_samples = [_column_sums(part) for part in parts], [_row_sums(part) for part in parts]
+    if known is None:
+        num_samples, num_labels = targets.shape
+        of_labels.append(np.full(num_labels, num_samples))
+        of_samples.append(np.full(num_samples, num_labels))
+    else:
+        of_labels.append(_column_sums(known))
+        of_samples.append(_row_sums(known))
+    return Counts(*_four(*of_labels)), SampleCounts(*_four(*of_samples))
+
+
 def _four(
     tp: np.ndarray, predicted: np.ndarray, support: np.ndarray, known: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -211,7 +248,7 @@ def _column_sums(block: np.ndarray) -> np.ndarray:
 
 def _row_sums(block: np.ndarray) -> np.ndarray:
     if block.shape[1] <= 255:
-        return np.add.reduce(np.ascontiguousarray(block).view(np.uint8), axis=1, dtype=np.uint8)
+        return np.add.reduce(np.ascontiguousarray(block).view(np.uint8), axis=1, dtype=np.uint8).astype(np.int64)
     # count_nonzero has a fast path for a whole bool array, and none for an axis.
     return np.array([np.count_nonzero(row) for row in block], dtype=np.int64)
 
