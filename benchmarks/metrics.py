@@ -1,19 +1,26 @@
-"""Metrics of a large tag set: ours beside scikit-learn and, where it is installed, torchmetrics, in one process.
+"""Metrics of a large tag set: ours beside scikit-learn and torchmetrics, in one process, each with its goal.
 
 Scores are those of 16,886 samples and 8,266 Zipf-like, correlated labels, about 28 positives a sample; the batch cases
-are 20,000 x 40 in batches of 64. A peer is measured once after ours, whose time is the median of three; memory is what
-`evaluate` holds beyond its inputs. Run `python -m benchmarks.metrics`, or with `--quick` for 2,000 x 500; threads are
-torch's (`OMP_NUM_THREADS`).
+are 20,000 x 40 in batches of 64, and batches of 8,266 and of 70,527 labels. Ours is the median of three, before and
+after the peer, which is measured once where it takes long. Memory is what a call holds beyond its inputs: of ours what
+Python's allocators give, of torchmetrics what the process grows by.
+
+Run `python -m benchmarks.metrics` (about ten minutes, 8 GB), or with `--quick` for small sizes; threads are torch's
+(`OMP_NUM_THREADS`). On a busy machine, `--clock process` counts processor time instead of the clock's.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import threading
 import time
 import tracemalloc
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +36,41 @@ from mlabel.metrics.ratios import exact_match_of
 
 FULL, QUICK, STREAM = (16_886, 8_266), (2_000, 500), (20_000, 40)
 POSITIVES, BATCH = 28, 64
+CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
+# How many times as fast as the peer each case should be.
+GOALS = {
+    "all count metrics | one macro F1": 25,
+    "AP and AUROC of every label": 25,
+    "LRAP, coverage, ranking loss": 12,
+    "evaluate | the calls it replaces": 25,
+    "AP of every label": 1,
+}
 Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison.
+
+    Attributes:
+        shape: Of the problem, in words.
+        name: What is measured.
+        mine: Our call.
+        peer: Whose call it is beside.
+        theirs: The peer's call.
+        goal: How many times as fast ours should be.
+        per: Ours and theirs are divided by this, such as the number of batches.
+        repeats: How often the peer is measured.
+    """
+
+    shape: str
+    name: str
+    mine: Call
+    peer: str
+    theirs: Call
+    goal: float
+    per: int = 1
+    repeats: int = 1
 
 
 def make_problem(shape: tuple[int, int], positives: float = POSITIVES) -> tuple[np.ndarray, sp.csr_array]:
@@ -107,82 +148,126 @@ def scikit_learn(scores: np.ndarray, targets: np.ndarray) -> dict[str, Call]:
     }
 
 
-def torchmetrics_calls(scores: np.ndarray, targets: np.ndarray) -> dict[str, Call]:
-    """Return torchmetrics' calls by the name of their case; none where it is not installed."""
+def torchmetrics_ap(scores: np.ndarray, targets: np.ndarray) -> Call | None:
+    """Return torchmetrics' exact average precision in batches; None where it is not installed."""
     try:
         from torchmetrics.classification import MultilabelAveragePrecision
     except ImportError:
-        return {}
+        return None
 
-    def average_precision_in_batches() -> None:
+    def in_batches() -> None:
         metric = MultilabelAveragePrecision(scores.shape[1], average="macro")
         for start in range(0, len(scores), 256):
             batch = slice(start, start + 256)
             metric.update(torch.from_numpy(scores[batch]), torch.from_numpy(targets[batch]).long())
         metric.compute()
 
-    return {"AP of every label": average_precision_in_batches}
+    return in_batches
 
 
-def stream_cases(quick: bool) -> list[dict[str, Any]]:
-    """Return the row of counting in batches, per update, beside torchmetrics' collection of the same ratios."""
+def large_cases(scores: np.ndarray, targets: sp.csr_array, dense: np.ndarray) -> Iterator[Case]:
+    """Yield the cases of a whole part, beside scikit-learn and torchmetrics."""
+    title, mine = f"{scores.shape[0]} x {scores.shape[1]}", ours(scores, targets)
+    for name, call in scikit_learn(scores, dense).items():
+        yield Case(title, name, mine[name], "scikit-learn", call, GOALS[name])
+    theirs = torchmetrics_ap(scores, dense)
+    if theirs is not None:
+        name = "AP of every label"
+        yield Case(title, name, mine[name], "torchmetrics", theirs, GOALS[name])
+
+
+def stream_cases(quick: bool) -> Iterator[Case]:
+    """Yield counting in batches, per update, beside torchmetrics' collections of the ratios that the counts give."""
     try:
+        import torchmetrics.classification as tm
         from torchmetrics import MetricCollection
-        from torchmetrics.classification import MultilabelF1Score, MultilabelPrecision, MultilabelRecall
     except ImportError:
-        return []
-    scores, targets = make_problem((2_000, STREAM[1]) if quick else STREAM, positives=8)
+        return
+    shape = (2_000, STREAM[1]) if quick else STREAM
+    scores, targets = make_problem(shape, positives=8)
     dense = targets.toarray()
     starts = range(0, len(scores), BATCH)
     batches = [(torch.from_numpy(scores[i : i + BATCH]), torch.from_numpy(dense[i : i + BATCH])) for i in starts]
-    collection = MetricCollection(
-        [kind(STREAM[1]) for kind in (MultilabelF1Score, MultilabelPrecision, MultilabelRecall)]
-    )
+    few = [tm.MultilabelPrecision, tm.MultilabelRecall, tm.MultilabelF1Score]
+    more = [tm.MultilabelSpecificity, tm.MultilabelAccuracy, tm.MultilabelHammingDistance]
+    others = [tm.MultilabelJaccardIndex, tm.MultilabelMatthewsCorrCoef]
 
     def count() -> None:
-        ratio(sum(confusion_counts(s >= 0.5, t) for s, t in batches), "f1")
+        counts = sum(confusion_counts(s >= 0.5, t) for s, t in batches)
+        for name in ("precision", "recall", "f1", "specificity", "accuracy", "jaccard", "mcc"):
+            ratio(counts, name)
 
-    def update() -> None:
-        collection.reset()
-        for s, t in batches:
-            collection.update(s, t)
-        collection.compute()
+    def beside(kinds: list[Any]) -> Call:
+        collection = MetricCollection([kind(STREAM[1]) for kind in kinds])
 
-    update()  # the first one groups the metrics that share a state
-    mine, theirs = timed(count, 3) / len(batches), timed(update, 3) / len(batches)
-    return [row(f"{STREAM[1]} labels, an update of {BATCH}", "counts", mine, "torchmetrics collection", theirs)]
+        def update() -> None:
+            collection.reset()
+            for s, t in batches:
+                collection.update(s, t)
+            collection.compute()
+
+        update()  # the first one groups the metrics that share a state
+        return update
+
+    for kinds in (few, [*few, *more], [*few, *more, *others]):
+        title, name = f"{STREAM[1]} labels, an update of {BATCH}", f"counts | {len(kinds)} ratios"
+        yield Case(title, name, count, "torchmetrics", beside(kinds), 2, per=len(batches), repeats=3)
 
 
-def histogram_cases(quick: bool) -> list[dict[str, Any]]:
-    """Return the row of an update of `ScoreHistogram`, 1,024 bins, beside torchmetrics' binned AP at 20 thresholds.
+def histogram_cases(quick: bool) -> Iterator[Case]:
+    """Yield an update of `ScoreHistogram`, 1,024 bins, beside torchmetrics' binned AP at far fewer thresholds.
 
-    More thresholds take torchmetrics memory and time in proportion: 50 take 6 GB at 8,266 labels.
+    More thresholds take torchmetrics memory and time in proportion: 50 take 6 GB at 256 x 8,266.
     """
     try:
         from torchmetrics.classification import MultilabelAveragePrecision
     except ImportError:
-        return []
-    scores, targets = make_problem((256, QUICK[1] if quick else FULL[1]))
-    num_labels, dense = scores.shape[1], torch.from_numpy(targets.toarray()).long()
-    histogram, binned = ScoreHistogram(num_labels), MultilabelAveragePrecision(num_labels, thresholds=20)
-    mine = timed(lambda: histogram.update(scores, targets), 5)
-    theirs = timed(lambda: binned.update(torch.from_numpy(scores), dense), 3)
-    title = f"{num_labels} labels, an update of {len(scores)}"
-    return [row(title, "binned AP (1024 bins | 20)", mine, "torchmetrics", theirs)]
+        return
+    wide = [(256, QUICK[1], 20)] if quick else [(256, FULL[1], 20), (32, 70_527, 20)]
+    for rows, num_labels, thresholds in [(BATCH, STREAM[1], 100), *wide]:
+        scores, targets = make_problem((rows, num_labels), positives=min(POSITIVES, num_labels / 5))
+        given, dense = torch.from_numpy(scores), torch.from_numpy(targets.toarray()).long()
+        histogram = ScoreHistogram(num_labels)
+        binned = MultilabelAveragePrecision(num_labels, thresholds=thresholds)
+
+        def mine(histogram: ScoreHistogram = histogram, pair: Any = (scores, targets)) -> None:
+            histogram.update(*pair)
+
+        def theirs(binned: Any = binned, pair: Any = (given, dense)) -> None:
+            binned.update(*pair)
+
+        name = f"binned AP (1024 bins | {thresholds})"
+        yield Case(f"{num_labels} labels, an update of {rows}", name, mine, "torchmetrics", theirs, 10, repeats=3)
 
 
-def timed(call: Call, repeats: int = 1) -> float:
-    """Return the median seconds of `repeats` calls."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+def timed(call: Call, clock: Callable[[], float]) -> float:
+    """Return the seconds of a call."""
+    start = clock()
+    call()
+    return clock() - start
 
 
-def peak_megabytes(call: Call) -> float:
-    """Return the highest memory that `call` allocates."""
+def measure(case: Case, clock: Callable[[], float]) -> dict[str, Any]:
+    """Return one line of the result; ours is measured before, between and after."""
+    mine, theirs = [timed(case.mine, clock)], []
+    for _ in range(max(2, case.repeats)):
+        if len(theirs) < case.repeats:
+            theirs.append(timed(case.theirs, clock))
+        mine.append(timed(case.mine, clock))
+    seconds, peer_seconds = statistics.median(mine) / case.per, statistics.median(theirs) / case.per
+    return {
+        "shape": case.shape,
+        "case": case.name,
+        "seconds": seconds,
+        "peer": case.peer,
+        "peer_seconds": peer_seconds,
+        "ratio": peer_seconds / seconds,
+        "goal": case.goal,
+    }
+
+
+def allocated_megabytes(call: Call) -> float:
+    """Return the highest memory that `call` allocates by Python's allocators, NumPy's among them."""
     tracemalloc.start()
     call()
     peak = tracemalloc.get_traced_memory()[1]
@@ -190,40 +275,60 @@ def peak_megabytes(call: Call) -> float:
     return peak / 2**20
 
 
-def row(shape: str, case: str, mine: float, peer: str, theirs: float) -> dict[str, Any]:
-    """Return one line of the result."""
-    return {"shape": shape, "case": case, "seconds": mine, "peer": peer, "peer_seconds": theirs, "ratio": theirs / mine}
+def grown_megabytes(call: Call) -> float:
+    """Return by how much the process grows at most while `call` runs (Linux; elsewhere NaN)."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return float("nan")
+
+    def resident() -> int:
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before, highest, done = resident(), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            highest[0] = max(highest[0], resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    call()
+    done.set()
+    watcher.join()
+    return (highest[0] - before) / 2**20
 
 
-def main(quick: bool = False) -> list[dict[str, Any]]:
-    """Return a row for each case and peer: seconds, the peer's seconds and how many times ours they are."""
-    shape = QUICK if quick else FULL
-    scores, targets = make_problem(shape)
-    dense, title = targets.toarray(), f"{shape[0]} x {shape[1]}"
-    calls = ours(scores, targets)
-    mine = {case: timed(call, 3) for case, call in calls.items()}
-    rows = []
+def main(quick: bool = False, clock: str = "wall") -> Iterator[dict[str, Any]]:
+    """Yield a row for each case: seconds, the peer's seconds, how many times ours they are, and the goal."""
+    scores, targets = make_problem(QUICK if quick else FULL)
+    dense = targets.toarray()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for peer, peers in {"scikit-learn": scikit_learn, "torchmetrics": torchmetrics_calls}.items():
-            for case, call in peers(scores, dense).items():
-                rows.append(row(title, case, mine[case], peer, timed(call)))
-        rows += stream_cases(quick)
-        rows += histogram_cases(quick)
-    for held in rows:
-        held["megabytes"] = peak_megabytes(calls[held["case"]]) if held["case"].startswith("evaluate") else None
-    return rows
+        for cases in (stream_cases(quick), histogram_cases(quick), large_cases(scores, targets, dense)):
+            for case in cases:
+                yield measure(case, CLOCKS[clock])
+
+
+def memory(quick: bool = False) -> dict[str, float]:
+    """Return the megabytes that a call holds at most beside its inputs."""
+    scores, targets = make_problem(QUICK if quick else FULL)
+    found = {"evaluate": allocated_megabytes(lambda: evaluate(scores, targets))}
+    theirs = torchmetrics_ap(scores, targets.toarray())
+    return found if theirs is None else {**found, "torchmetrics, AP alone": grown_megabytes(theirs)}
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="2,000 x 500 instead of 16,886 x 8,266")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="default: wall")
     arguments = parser.parse_args()
-    print(f"threads: {torch.get_num_threads()}")
-    print(f"{'shape':>24} {'case':36} {'ms':>10} {'peer':>24} {'ms':>11} {'ratio':>8}  memory")
-    for line in main(arguments.quick):
-        memory = "" if line["megabytes"] is None else f"{line['megabytes']:.0f} MB"
+    print(f"threads: {torch.get_num_threads()}, clock: {arguments.clock}")
+    for who, megabytes in memory(arguments.quick).items():
+        print(f"memory, {who}: {megabytes:.0f} MB", flush=True)
+    print(f"{'shape':>31} {'case':33} {'ms':>10} {'peer':>13} {'ms':>11} {'ratio':>8} {'goal':>5}")
+    for line in main(arguments.quick, arguments.clock):
         print(
-            f"{line['shape']:>24} {line['case']:36} {1e3 * line['seconds']:10.3f} {line['peer']:>24} "
-            f"{1e3 * line['peer_seconds']:11.3f} {line['ratio']:8.1f}  {memory}".rstrip()
+            f"{line['shape']:>31} {line['case']:33} {1e3 * line['seconds']:10.3f} {line['peer']:>13} "
+            f"{1e3 * line['peer_seconds']:11.3f} {line['ratio']:8.1f} {line['goal']:5g}",
+            flush=True,
         )
