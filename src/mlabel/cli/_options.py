@@ -22,6 +22,7 @@ from mlabel.recipes import INIT_BIASES, Recipe
 from mlabel.training import (
     BATCH_NORM,
     COMPILE,
+    LOGS,
     MEMORY_FORMATS,
     ON_BAD,
     OPTIMIZERS,
@@ -58,6 +59,7 @@ _CHOICES: dict[str, Iterable[str]] = {
     "compile": COMPILE,
     "memory_format": MEMORY_FORMATS,
     "tf32": TF32,
+    "log": LOGS,
 }
 # Reader options common enough to have a name of their own on the command line.
 _READER_OPTIONS = {

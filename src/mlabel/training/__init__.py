@@ -13,6 +13,7 @@ from mlabel.training.checkpoint import (
 from mlabel.training.config import (
     BATCH_NORM,
     COMPILE,
+    LOGS,
     MEMORY_FORMATS,
     ON_BAD,
     OPTIMIZERS,
@@ -29,9 +30,11 @@ from mlabel.training.ema import WeightAverage
 from mlabel.training.fitting import Interrupted, fit
 from mlabel.training.folder import refuse_used, write_history, write_run_config
 from mlabel.training.gradients import GradientSum
+from mlabel.training.logs import RunLog
 from mlabel.training.loop import train
 from mlabel.training.optimisers import make_optimizer
 from mlabel.training.precision import autocast, resolve_precision, tensor_float32
+from mlabel.training.progress import ProgressLine
 from mlabel.training.resizing import resize_batch, training_size
 from mlabel.training.sam import sharpen_gradient
 from mlabel.training.schedules import learning_rate
@@ -42,6 +45,7 @@ from mlabel.training.step import StepResult, train_step
 __all__ = [
     "BATCH_NORM",
     "COMPILE",
+    "LOGS",
     "MEMORY_FORMATS",
     "ON_BAD",
     "OPTIMIZERS",
@@ -55,7 +59,9 @@ __all__ = [
     "Event",
     "GradientSum",
     "Interrupted",
+    "ProgressLine",
     "Ranks",
+    "RunLog",
     "StepResult",
     "TableScores",
     "TrainConfig",

@@ -14,6 +14,7 @@ OPTIMIZERS = ("adam", "adamw", "sgd", "adamax", "adadelta")
 SCHEDULES = ("constant", "linear", "cosine", "step", "plateau", "one_cycle")
 # Those that depend on how many epochs there will be.
 STRETCHED = ("linear", "cosine", "one_cycle")
+LOGS = ("none", "jsonl", "tensorboard")
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 ON_BAD = ("error", "skip")
 UNFREEZE = ("together", "gradual")
@@ -37,11 +38,12 @@ _OPTIONS = {
     "compile": COMPILE,
     "memory_format": MEMORY_FORMATS,
     "tf32": TF32,
+    "log": LOGS,
 }
 
 # What may differ between a checkpoint and the training that goes on from it, without changing any number that was
 # reached before. A training that a bad image stopped can thus go on without it.
-FREE_TO_CHANGE = frozenset({"num_workers", "keep", "save_every", "on_bad", "max_bad"})
+FREE_TO_CHANGE = frozenset({"num_workers", "keep", "save_every", "on_bad", "max_bad", "log", "log_every"})
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,9 @@ class TrainConfig:
         monitor: What is best: `loss` (of validation) or a key of `Evaluation`, such as `map` or `macro_f1`.
         eval_every: Steps between evaluations; None: at the end of each epoch only. The end of an epoch always is one.
         save_every: Steps between checkpoints; None: at the end of each epoch only. The end of an epoch always is one.
+        log: What is written of steps and evaluations beside `history.csv`: `none`; `jsonl`: a line each in `log.jsonl`;
+            `tensorboard`: that, and curves for TensorBoard.
+        log_every: Steps between those that are logged. Evaluations and odd steps always are.
         keep: How many of the newest checkpoints stay on disk, at least 2. The best one always stays.
         num_workers: Processes that decode images; 0: none but this one. Does not change any result.
         progressive_resize: Sizes in pixels (of the longer side), such as 64,96, that the training images have one
@@ -151,6 +156,8 @@ class TrainConfig:
     monitor: str = "map"
     eval_every: int | None = None
     save_every: int | None = None
+    log: str = "jsonl"
+    log_every: int = 10
     keep: int = 2
     num_workers: int = 0
     progressive_resize: tuple[int, ...] | None = None
@@ -179,7 +186,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, options in _OPTIONS.items():
             resolve(getattr(self, name), dict.fromkeys(options), name)
-        for name in ("epochs", "batch_size", "accumulate", "step_size"):
+        for name in ("epochs", "batch_size", "accumulate", "step_size", "log_every"):
             _check_count(getattr(self, name), 1, name)
         for name in ("patience", "eval_every", "save_every", "unfreeze_epoch"):
             if getattr(self, name) is not None:

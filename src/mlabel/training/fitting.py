@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from mlabel.data import ImageTable
 from mlabel.models import Classifier
@@ -22,7 +21,8 @@ from mlabel.training.checkpoint import save_checkpoint
 from mlabel.training.config import TrainConfig
 from mlabel.training.distributed import Ranks, join_ranks
 from mlabel.training.loop import fingerprints, train
-from mlabel.training.state import Event, TrainState
+from mlabel.training.progress import ProgressLine
+from mlabel.training.state import TrainState
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,8 @@ def fit(
     second signal ends it at once.
 
     Args:
-        progress: `bar`: a progress bar on stderr; `none`: nothing is shown.
+        progress: `bar`: a line on stderr with loss, metric, images a second, memory and time left; `none`: nothing is
+            shown.
         model, loss, train_table, val_table, config, run_dir, resume, allow_changed_data, device: See `train`.
 
     Raises:
@@ -76,25 +77,21 @@ def fit(
     ranks = join_ranks(device)
     hidden = progress == "none" or not ranks.first
     history: list[dict[str, Any]] = []
-    notes: tuple[str, ...] = ()
-    with _signals() as received, closing(events), tqdm(desc="training", unit="step", disable=hidden) as bar:
-        trained = -1
+    line = ProgressLine()
+    with _signals() as received, closing(events), closing(line):
         for event in events:
-            if event.trained != trained and not bar.disable:
-                bar.write(_describe(event.state), file=sys.stderr)
-            trained = event.trained
-            _show(bar, event)
+            if not hidden:
+                line.show(event)
             history = event.state.history
             # A signal to one rank stops all, after the same step.
             number = 0 if event.kind == "end" else ranks.largest(received[0] if received else 0)
             if number:
-                bar.close()
+                line.close()
                 _stop(event.state, run_dir, number, data=fingerprints(train_table, val_table), ranks=ranks)
-            notes = event.notes
     average = event.state.average
     if average is not None:
         average.copy_to(model)
-    for note in notes if ranks.first else ():
+    for note in event.notes if ranks.first else ():
         _log.warning("%s", note)
     return history
 
@@ -134,33 +131,3 @@ def _stop(state: TrainState, run_dir: str | Path | None, number: int, *, data: M
         print(said, file=sys.stderr)
     ranks.wait()  # where one process ends, the others may be ended: not before all is saved
     raise Interrupted(128 + number)
-
-
-def _describe(state: TrainState) -> str:
-    """Return in a line what is trained, in which numbers, and where."""
-    every = sum(parameter.numel() for parameter in state.model.parameters())
-    chosen = " (auto)" if state.config.precision == "auto" else ""
-    compiled = "" if state.network is None else ", compiled"
-    return (
-        f"training {state.trained:,} of {every:,} parameters in {state.precision}{chosen}, "
-        f"{state.config.memory_format}{compiled}, on {state.device}"
-    )
-
-
-def _show(bar: tqdm, event: Event) -> None:
-    if bar.disable:
-        return  # its `write` would write all the same
-    state = event.state
-    if event.kind == "step":
-        if bar.total is None:
-            bar.total, bar.initial = state.config.epochs * state.steps_per_epoch, state.step - 1
-            bar.n = bar.initial
-        bar.update(1)
-        bar.set_postfix_str(f"epoch {state.epoch + 1}/{state.config.epochs} loss {event.loss:.4f}", refresh=False)
-    elif event.kind == "eval":
-        shown = {name: value for name, value in event.metrics.items() if isinstance(value, float) and name != "lr"}
-        bar.write(
-            f"epoch {event.metrics['epoch']} step {event.step}  "
-            + "  ".join(f"{name} {value:.4f}" for name, value in shown.items()),
-            file=sys.stderr,
-        )

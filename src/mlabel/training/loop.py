@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -30,6 +31,7 @@ from mlabel.training.ema import WeightAverage
 from mlabel.training.folder import lock_run, refuse_used, write_history, write_run_config
 from mlabel.training.freezing import Freezing
 from mlabel.training.gradients import GradientSum, batch_norms_of_all_ranks
+from mlabel.training.logs import RunLog
 from mlabel.training.optimisers import make_optimizer
 from mlabel.training.precision import resolve_precision, tensor_float32
 from mlabel.training.reading import read_batches
@@ -37,7 +39,7 @@ from mlabel.training.resizing import check_sizes, resize_batch, training_size
 from mlabel.training.schedules import learning_rate
 from mlabel.training.scoring import TableScores, score_table
 from mlabel.training.state import Event, TrainState
-from mlabel.training.step import train_step
+from mlabel.training.step import StepResult, train_step
 
 _log = logging.getLogger(__name__)
 
@@ -142,6 +144,8 @@ class _Training:
             max_bad=config.max_bad if ranks.size == 1 else 1.0,  # of all ranks together, reading looks at it
         )
         self.bad = BadLog()
+        self.log = RunLog(None, config)
+        self.clock = time.perf_counter()
         precision = resolve_precision(config.precision, device)
         share = len(range(ranks.rank, config.batch_size, ranks.size))
         network = None if config.compile == "none" else CompiledNetwork(model, config.compile, share)
@@ -171,6 +175,7 @@ class _Training:
                 self.freezing.end()
                 self.gradients.close()
                 self.loader.close()
+                self.log.close()
 
     def _begin(self, run_dir: Path | None, resume: str | Path | None, allow_changed_data: bool) -> None:
         ranks, average = self.ranks, self.state.average
@@ -203,6 +208,7 @@ class _Training:
         if checkpoint is None:
             (run_dir / BAD_NAME).unlink(missing_ok=True)  # of a training that ended before its first checkpoint
         self.bad = BadLog(run_dir / BAD_NAME)
+        self.log = RunLog(run_dir, self.config, None if checkpoint is None else state)
         write_run_config(run_dir, train=self.config.to_dict(), model=state.model.config)
         state.model.space.save(run_dir / "labels.json")
         write_history(run_dir / "history.csv", state.history)
@@ -211,6 +217,7 @@ class _Training:
         state, config = self.state, self.config
         state.model.train()
         begin_epoch(self.loss, state.epoch)
+        self.clock = time.perf_counter()
         yield from self._due(run_dir)  # a training stopped right after a step has this still before it
         batches = read_batches(
             self.loader, self.bad, self.ranks, epoch=state.epoch, start=state.batch, max_bad=config.max_bad
@@ -260,16 +267,33 @@ class _Training:
                 gradients=self.gradients,
             )
         state.batch = batches[-1].number + 1
-        if not result.finite and self.ranks.first:
+        return self._note(result, batches)
+
+    def _note(self, result: StepResult, batches: Sequence[Batch]) -> Event:
+        """Return the event of a step, after it was written down, with what is odd about it."""
+        state, ranks, now = self.state, self.ranks, time.perf_counter()
+        images = sum(len(batch) for batch in batches) * ranks.size  # the shares differ by one at most
+        event = Event.of("step", state, loss=result.loss, images=images, seconds=now - self.clock)
+        self.clock = now
+        spike = result.finite and state.is_spike(result.loss)
+        self.log.step(event, finite=result.finite, spike=spike)
+        if spike and ranks.first:
+            _log.warning("step %d: the loss, %.4g, stands out from those of the last steps", state.step, result.loss)
+        if not result.finite:
+            shares = ranks.gather([row for batch in batches for row in batch.index.tolist()])
+            self._note_bad(result, [str(self.loader.table.ids[row]) for share in shares for row in share])
+        return event
+
+    def _note_bad(self, result: StepResult, ids: Sequence[str]) -> None:
+        state = self.state
+        if self.ranks.first:
             _log.warning("step %d: loss or gradient not finite; the step changed nothing", state.step)
+        self.log.anomaly(state, result, ids)
         if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            shares = self.ranks.gather([row for batch in batches for row in batch.index.tolist()])
-            ids = [str(self.loader.table.ids[row]) for share in shares for row in share]
             raise RuntimeError(
                 f"{state.skipped_in_a_row} steps in a row had a loss or gradient that was not finite; the last, step "
                 f"{state.step}, had the samples {ids}; lower the learning rate, or look at these images"
             )
-        return Event.of("step", state, loss=result.loss)
 
     def _prepare(self, batch: Batch) -> Batch:
         """Return a batch as it is trained on: on the device, mixed, of this epoch's size and with smoothed targets."""
@@ -308,6 +332,8 @@ class _Training:
             )
         state.running = {}
         state.history.append(entry)
+        self.log.evaluation(entry)
+        self.clock = time.perf_counter()
         yield Event.of("eval", state, loss=entry["train_loss"], metrics=entry)
         if run_dir is not None:
             if self.ranks.first:
@@ -349,6 +375,7 @@ class _Training:
     def _save(self, run_dir: Path) -> Event:
         if self.ranks.first:
             save_checkpoint(self.state, run_dir, data=self.data)
+        self.clock = time.perf_counter()
         return Event.of("checkpoint", self.state)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,8 @@ _COUNTERS = (
     "stale",
     "stopped",
     "precision",
+    "recent",
+    "spiked_at",
 )
 
 
@@ -54,6 +57,8 @@ class TrainState:
         stale: Evaluations since then.
         stopped: Whether training ended by `patience`.
         running: Group name to [sum, denominator] of the training loss since the last evaluation.
+        recent: The losses of the last steps, against which a loss is seen to stand out.
+        spiked_at: The last step whose loss stood out and was warned of, or None.
         history: One dictionary an evaluation.
     """
 
@@ -76,6 +81,8 @@ class TrainState:
     stale: int = 0
     stopped: bool = False
     running: dict[str, list[float]] = field(default_factory=dict)
+    recent: list[float] = field(default_factory=list)
+    spiked_at: int | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -112,6 +119,22 @@ class TrainState:
             held[0] += total
             held[1] += denominator
 
+    def is_spike(self, loss: float) -> bool:
+        """Take the loss of a step, and return whether it stands out among those before it, and is the first to do so.
+
+        It stands out where it is more than twice their median and further from it than ten times the median
+        deviation. Of the steps that follow a spike, as many as are remembered are no news.
+        """
+        remembered, enough, far = 50, 20, 10.0
+        middle = statistics.median(self.recent) if len(self.recent) >= enough else math.inf
+        deviation = statistics.median(abs(each - middle) for each in self.recent) if self.recent else 0.0
+        self.recent = [*self.recent, loss][-remembered:]
+        if not loss > max(2 * middle, middle + far * deviation):
+            return False
+        news = self.spiked_at is None or self.step - self.spiked_at > remembered
+        self.spiked_at = self.step if news else self.spiked_at
+        return news
+
     def judge(self, value: float, *, higher_is_better: bool) -> bool:
         """Take the monitored metric of an evaluation, and return whether it is the best so far.
 
@@ -138,7 +161,8 @@ class TrainState:
     def restore_counters(self, values: dict[str, Any]) -> None:
         """Set what `counters` returned."""
         for name in (*_COUNTERS, "running"):
-            setattr(self, name, values[name])
+            # What an older version did not count stays as it begins.
+            setattr(self, name, values.get(name, getattr(self, name)))
         self.history = [
             {name: math.nan if value is None else value for name, value in row.items()} for row in values["history"]
         ]
@@ -158,6 +182,8 @@ class Event:
         loss: Of the step, or the mean training loss since the evaluation before; NaN where there was none.
         metrics: The new history entry of an `eval`; empty otherwise.
         state: The training itself, to look at or to steer, such as by `state.lr_scale`.
+        images: Of a `step`, how many images it had.
+        seconds: Of a `step`, how long it took, waiting for its images included.
         trained: How many numbers of the model are being trained; fewer than it has where stages are frozen.
         notes: Of an `end`, sentences on what was skipped or passed over, such as bad images; empty otherwise.
     """
@@ -170,6 +196,8 @@ class Event:
     state: TrainState
     trained: int = 0
     notes: tuple[str, ...] = ()
+    images: int = 0
+    seconds: float = 0.0
 
     @classmethod
     def of(
@@ -180,9 +208,12 @@ class Event:
         loss: float = math.nan,
         metrics: dict[str, Any] | None = None,
         notes: tuple[str, ...] = (),
+        images: int = 0,
+        seconds: float = 0.0,
     ) -> Event:
         """Return an event of `kind` at the place where `state` is."""
-        return cls(kind, state.epoch, state.step, loss, metrics or {}, state, state.trained, notes)
+        place = (kind, state.epoch, state.step)
+        return cls(*place, loss, metrics or {}, state, state.trained, notes, images, seconds)
 
 
 def _number_or_none(value: Any) -> Any:

@@ -27,11 +27,15 @@ class StepResult:
         loss: The loss of all its batches together.
         parts: Group name to (sum, denominator) of that loss.
         finite: False where the loss or a gradient was not finite, and the step therefore changed nothing.
+        bad_parameters: Of such a step, the names of parameters that are not finite themselves.
+        bad_gradients: Of such a step, the names of parameters whose gradient is not finite.
     """
 
     loss: float
     parts: dict[str, tuple[float, float]]
     finite: bool
+    bad_parameters: tuple[str, ...] = ()
+    bad_gradients: tuple[str, ...] = ()
 
 
 def train_step(
@@ -75,6 +79,7 @@ def train_step(
 
         finite = math.isfinite(_sharpen(state, pass_again, learning_rate))
     finite = finite and _apply(state)
+    bad = ((), ()) if finite else _name_bad(state.model)
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
     if finite:
@@ -86,7 +91,7 @@ def train_step(
         restore_buffers()
         state.skipped += 1
         state.skipped_in_a_row += 1
-    return StepResult(value, parts, finite)
+    return StepResult(value, parts, finite, *bad)
 
 
 def forward(
@@ -193,6 +198,13 @@ def _apply(state: TrainState) -> bool:
         state.scaler.step(state.optimizer)
     state.scaler.update()
     return finite
+
+
+def _name_bad(model: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of the parameters that are not finite, and of those whose gradient is not."""
+    named = list(model.named_parameters())
+    values = tuple(name for name, p in named if not torch.isfinite(p).all())
+    return values, tuple(name for name, p in named if p.grad is not None and not torch.isfinite(p.grad).all())
 
 
 def _remember_buffers(model: nn.Module) -> Callable[[], None]:
