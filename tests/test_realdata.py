@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -51,3 +53,25 @@ def test_a_run_ends_and_its_bundle_labels_images(
         assert all(len(line["labels"]) == 6 for line in lines)
         scores = np.array([list(line["scores"].values()) for line in lines])
         np.testing.assert_allclose(scores.sum(axis=1), 6, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(37)
+def test_torchrun_trains_and_its_run_goes_on_with_one_process(real_data: Path, tmp_path: Path) -> None:
+    command = ["train", "--reader", "mirflickr", "--data", str(real_data / "mirflickr14"), "--backbone", "small_cnn"]
+    command += ["--limit", "90", "--image-size", "32", "--batch-size", "16", "--schedule", "constant"]
+    command += ["--precision", "fp32", "--batch-norm", "frozen", "--run-dir"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    run = tmp_path / "two"
+    done = subprocess.run(
+        [*torchrun, "-m", "mlabel", *command, str(run), "--epochs", "1"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test part, scored 9 of 9 images") == 1  # the first process alone speaks
+    assert main([*command, str(run), "--epochs", "2", "--resume", "auto"]) == 0
+    assert main([*command, str(tmp_path / "one"), "--epochs", "2"]) == 0
+    histories = [(each / "history.csv").read_text().splitlines() for each in (run, tmp_path / "one")]
+    assert histories[0][0] == histories[1][0]
+    for rows in zip(histories[0][1:], histories[1][1:], strict=True):
+        two, one = ([float(cell) for cell in row.split(",") if cell] for row in rows)
+        assert two == pytest.approx(one, rel=1e-4)

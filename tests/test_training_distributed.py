@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from ranks import on_ranks
+from ranks import end_of_ranks, on_ranks
 from torch import nn
 
-from mlabel.data import ImageTable
+from mlabel.data import ImageTable, RepeatSampler
 from mlabel.labels import Group, LabelSpace
 from mlabel.losses import as_loss, create
 from mlabel.models import Classifier, create_model
-from mlabel.training import TrainConfig, distributed, fit, join_ranks, score_table, train
+from mlabel.training import TrainConfig, distributed, fit, join_ranks, list_checkpoints, score_table, train
 from mlabel.training.distributed import Ranks, leave_ranks
 
 SPACE = LabelSpace([Group("tags", ["a", "b", "c"]), Group("kind", ["x", "y"], exclusive=True)])
@@ -343,3 +346,92 @@ def test_arrays_of_any_length_come_to_the_first(odd_of_many: list[dict[str, Any]
     assert [array.shape for array in arrays] == [(5 * rank, 3) for rank in range(len(odd_of_many))]
     assert all((array == rank).all() for rank, array in enumerate(arrays))
     assert all(given["arrays"] == [] for given in odd_of_many[1:])
+
+
+STOPPED = BASE | {"save_every": 2, "epochs": 3, "momentum": 0.9, "schedule": "constant"}
+
+
+def train_until_signal(rank: int, folder: Path, run_dir: Path, signals: dict[int, int]) -> None:
+    """Train, each rank sending itself the signal that is meant for it in the fifth step."""
+    calls: list[int] = []
+    inner = create("asymmetric", space=SPACE)
+
+    class Fatal(nn.Module):
+        def parts(self, *given: Any) -> Any:
+            return inner.parts(*given)
+
+        def denominators(self, *given: Any) -> Any:  # of every batch, also where this rank has no sample of it
+            calls.append(1)
+            if len(calls) == 5 and rank in signals:
+                os.kill(os.getpid(), signals[rank])
+            return inner.denominators(*given)
+
+        def forward(self, *given: Any) -> torch.Tensor:
+            return inner(*given)
+
+    table = make_table(folder, 23)
+    try:
+        fit(make_model(), Fatal(), table, config=TrainConfig(**STOPPED), run_dir=run_dir, progress="none")
+    except RuntimeError as error:
+        (run_dir / f"said-{rank}").write_text(str(error))
+        sys.exit(3)
+
+
+def train_to_the_end(folder: Path, run_dir: str | None) -> dict[str, Any]:
+    model, table, seen = make_model(seed=9 if run_dir else 7), make_table(folder, 23), []
+    note_images(model, seen)
+    events = train(
+        model,
+        create("asymmetric", space=SPACE),
+        table,
+        config=TrainConfig(**STOPPED),
+        run_dir=None if run_dir is None else folder / run_dir,
+        resume=None if run_dir is None else "auto",
+    )
+    seen_in = {}
+    for event in events:
+        if event.kind == "eval":
+            seen_in[event.epoch], seen[:] = list(seen), []
+    return {"weights": dict(model.state_dict()), "history": event.state.history, "seen": seen_in}
+
+
+@pytest.fixture(scope="module")
+def unbroken(folder: Path) -> dict[str, Any]:
+    return train_to_the_end(folder, None)
+
+
+@pytest.mark.fault(37)
+@pytest.mark.parametrize(
+    ("name", "size", "signals", "again"),
+    [
+        ("killed", 2, {1: signal.SIGKILL}, 1),
+        ("terminated", 2, {1: signal.SIGTERM}, 1),
+        pytest.param("first-killed", 3, {0: signal.SIGKILL}, 2, marks=pytest.mark.slow),
+        pytest.param("killed-of-four", 4, {2: signal.SIGKILL}, 3, marks=pytest.mark.slow),
+        pytest.param("all-terminated", 3, dict.fromkeys(range(3), signal.SIGTERM), 4, marks=pytest.mark.slow),
+        pytest.param("interrupted", 2, {0: signal.SIGINT}, 4, marks=pytest.mark.slow),
+    ],
+)
+def test_ranks_that_are_stopped_go_on_as_any_number_of_others(
+    folder: Path, unbroken: dict[str, Any], name: str, size: int, signals: dict[int, int], again: int
+) -> None:
+    codes = end_of_ranks(train_until_signal, size, folder, folder / name, signals)
+    number = next(iter(signals.values()))
+    newest = list_checkpoints(folder / name)[0].name
+    if number == signal.SIGKILL:
+        assert codes == [-9 if rank in signals else 3 for rank in range(size)]
+        for rank in set(range(size)) - set(signals):
+            said = (folder / name / f"said-{rank}").read_text()
+            assert "another process of this training ended or did not answer" in said
+            assert "--resume auto" in said
+        assert newest == "step-00000004"
+    else:
+        assert codes == [128 + number] * size
+        assert newest == "step-00000005"
+    ranks = on_ranks(train_to_the_end, again, folder, name) if again > 1 else [train_to_the_end(folder, name)]
+    for given in ranks:
+        assert_near(given["weights"], unbroken["weights"])
+        assert_near_history(given["history"], unbroken["history"])
+    done = RepeatSampler(np.ones(23)).order(1)[: 0 if number == signal.SIGKILL else 7]
+    second, third = (sorted(each for given in ranks for each in given["seen"][epoch]) for epoch in (2, 3))
+    assert sorted([*done.tolist(), *second]) == third == list(range(23))

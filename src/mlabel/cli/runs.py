@@ -53,7 +53,8 @@ def add_train(commands: Any) -> None:
         _train,
         example="mlabel train --reader mirflickr --data mirflickr14 --backbone resnet18 --loss asymmetric --run runs/m",
     )
-    parser.add_argument("--run", required=True, help="folder of the run")
+    # torchrun takes --run for an abbreviation of options of its own.
+    parser.add_argument("--run", "--run-dir", dest="run", required=True, help="folder of the run")
     parser.add_argument("--resume", help="auto: go on with the run of the folder, or begin; or a checkpoint's folder")
     parser.add_argument(
         "--allow-changed-data",
@@ -83,6 +84,8 @@ def _train(options: argparse.Namespace) -> None:
         device=options.device,
         progress=progress,
     )
+    if result is None:
+        return  # of several processes the first one speaks
     _print_evaluation(result, options.verbose)
     print(f"\nwrote {options.run}: report/index.html, history.csv, checkpoints, bundle")
 

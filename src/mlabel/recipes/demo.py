@@ -13,7 +13,7 @@ from mlabel.recipes.evaluation import RunEvaluation
 from mlabel.recipes.recipe import Recipe
 from mlabel.recipes.run import Say, run
 from mlabel.recipes.scenes import write_scenes
-from mlabel.training import TrainConfig
+from mlabel.training import TrainConfig, join_ranks
 from mlabel.training.scoring import Progress, no_progress
 
 # What the demo runs; `data` is put in when the scenes are written.
@@ -54,12 +54,19 @@ def demo(
         limit: Use this many scenes only; None: all.
         progress: See `run`.
         say: Takes what a person should read on the way.
+
+    Raises:
+        ValueError: it was started by `torchrun` as several processes.
     """
+    if join_ranks().size > 1:
+        raise ValueError("the demo is for one process; start it without torchrun")
     labels = write_scenes(Path(run_dir) / "scenes", seed=seed)
     train = dataclasses.replace(DEMO.train, seed=seed)
     recipe = dataclasses.replace(DEMO, data=str(labels), limit=limit, train=train)
     with _one_thread():
-        return run(recipe, run_dir, resume="auto", progress=progress, say=say)
+        result = run(recipe, run_dir, resume="auto", progress=progress, say=say)
+    assert result is not None, "only one of several processes gets None"
+    return result
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,12 @@ from mlabel.recipes.recipe import Recipe
 from mlabel.report import explain, plot_examples, plot_explanations, write_report
 from mlabel.training import (
     BadLog,
+    Ranks,
     TableScores,
     best_checkpoint,
     fit,
+    join_ranks,
+    leave_ranks,
     load_weights,
     newest_checkpoint,
     read_description,
@@ -38,6 +42,7 @@ from mlabel.training import (
     score_table,
     write_run_config,
 )
+from mlabel.training.distributed import ALONE
 from mlabel.training.scoring import Progress, no_progress
 
 _log = logging.getLogger(__name__)
@@ -58,6 +63,7 @@ class Run:
         parts: Part name to table.
         model: The model; fresh where the run was begun, with its best weights where it was opened.
         progress: Wraps the batches that are scored; see `score_table`.
+        ranks: The processes that train and score together; the first alone writes into the folder.
     """
 
     folder: Path
@@ -65,9 +71,18 @@ class Run:
     parts: dict[str, ImageTable]
     model: Classifier
     progress: Progress = no_progress
+    ranks: Ranks = ALONE
 
     @classmethod
-    def begin(cls, recipe: Recipe, folder: str | Path, *, progress: Progress = no_progress, say: Say = print) -> Run:
+    def begin(
+        cls,
+        recipe: Recipe,
+        folder: str | Path,
+        *,
+        progress: Progress = no_progress,
+        say: Say = print,
+        ranks: Ranks = ALONE,
+    ) -> Run:
         """Return a new run: the data of `recipe` is read, and said what it is, and its model made.
 
         Raises:
@@ -82,7 +97,7 @@ class Run:
         say(table.summary())
         say("parts: " + ", ".join(f"{name} {len(part):,}" for name, part in parts.items()))
         folder.mkdir(parents=True, exist_ok=True)
-        return cls(folder, recipe, parts, make_model(recipe, parts["train"]), progress)
+        return cls(folder, recipe, parts, make_model(recipe, parts["train"]), progress, ranks)
 
     @classmethod
     def open(cls, folder: str | Path, *, device: str | None = None, progress: Progress = no_progress) -> Run:
@@ -166,11 +181,27 @@ class Run:
                 max_bad=config.max_bad,
                 bad=bad,
                 progress=self.progress,
+                ranks=self.ranks,
             )
         finally:
-            if bad:
+            if bad and self.ranks.first:
                 BadLog(self.folder / "bad.jsonl").add(part, bad)
                 _log.warning("skipped %d of %d %s images; see %s", len(bad), size, part, self.folder / "bad.jsonl")
+
+    def help_to_score(self, part: str | None = None) -> None:
+        """Score, on a rank other than the first, its share of what `calibrate` and `evaluate` of the first ask for.
+
+        Args:
+            part: What `evaluate` is given.
+        """
+        if self._val() is not None:
+            self.score("val")
+        self.score(self.part_to_evaluate(part)[0])
+
+    def _val(self) -> ImageTable | None:
+        """Return the validation part where thresholds can be fitted on it."""
+        val = self.parts.get("val")
+        return val if val is not None and val.known_counts.any() else None
 
     def calibrate(self, *, objective: str | None = None, scope: str | None = None) -> Thresholds | None:
         """Fit thresholds on the validation part, write them into the run and its bundle, and return them.
@@ -185,9 +216,8 @@ class Run:
         recipe = dataclasses.replace(
             self.recipe, objective=objective or self.recipe.objective, scope=scope or self.recipe.scope
         )
-        val = self.parts.get("val")
-        thresholds = None
-        if val is not None and val.known_counts.any():
+        val, thresholds = self._val(), None
+        if val is not None:
             scores, scored = self.score("val").of_scored(val)
             thresholds = fit_thresholds(scores, scored.targets, **_fitting(recipe, scored))
             thresholds.save(self.folder / "thresholds.json")
@@ -263,8 +293,11 @@ def run(
     device: str | None = None,
     progress: Progress = no_progress,
     say: Say = print,
-) -> RunEvaluation:
+) -> RunEvaluation | None:
     """Do a whole run in the folder `run_dir` and return its evaluation.
+
+    Started by `torchrun`, the processes train and score together; the first one alone writes, speaks and returns the
+    evaluation, the others return None.
 
     Args:
         recipe: What to do.
@@ -280,14 +313,17 @@ def run(
     Raises:
         DataError, FileNotFoundError, ValueError: see the reader, `create_model` and `fit`.
     """
-    refuse_used(run_dir, resume)
-    work = Run.begin(recipe, run_dir, progress=progress, say=say)
+    ranks = join_ranks(device)
+    say, progress = (say, progress) if ranks.first else (_say_nothing, no_progress)
+    # What the first looks up in every image, the others find in the folder.
+    with nullcontext() if recipe.duplicates is None else ranks.first_before_others():
+        if ranks.first:
+            refuse_used(run_dir, resume)
+        work = Run.begin(recipe, run_dir, progress=progress, say=say, ranks=ranks)
     work.part_to_evaluate(part)  # what cannot be evaluated is said before it is trained
     train = work.parts["train"]
-    write_run_config(run_dir, recipe=work.recipe.to_dict())
-    labels = describe_labels(recipe, train)
-    labels.to_csv(work.folder / "weights.csv")
-    _log.info("what was chosen for each label:\n%s", labels.text(limit=SHOWN_LABELS))
+    if ranks.first:
+        _describe(work)
     fit(
         work.model,
         make_loss(recipe, train),
@@ -300,11 +336,29 @@ def run(
         device=device,
         progress="none" if progress is no_progress else "bar",
     )
+    ranks.wait()  # for the last checkpoint
     work.load_best()
+    if not ranks.first:
+        work.help_to_score(part)
+        leave_ranks()
+        return None
     work.calibrate()
     result = work.evaluate(part=part, threshold=threshold)
+    leave_ranks()
     write_evaluation(work, result)
     return result
+
+
+def _describe(work: Run) -> None:
+    """Write what the run is told, and what was chosen for each label."""
+    write_run_config(work.folder, recipe=work.recipe.to_dict())
+    labels = describe_labels(work.recipe, work.parts["train"])
+    labels.to_csv(work.folder / "weights.csv")
+    _log.info("what was chosen for each label:\n%s", labels.text(limit=SHOWN_LABELS))
+
+
+def _say_nothing(_: str) -> None:
+    """Leave it to the first of the processes to say what there is to be said."""
 
 
 def read_table(recipe: Recipe) -> ImageTable:
