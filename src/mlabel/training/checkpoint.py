@@ -47,10 +47,11 @@ def save_checkpoint(state: TrainState, run_dir: str | Path, *, data: Mapping[str
         data: Names and fingerprints of the tables trained on, so that a changed table is noticed on resume.
 
     Raises:
-        OSError: the disk is full or refuses; earlier checkpoints are then untouched.
+        OSError: the disk is full or refuses, or `run_dir` is not there (any more); earlier checkpoints are then
+            untouched.
     """
     folder = Path(run_dir) / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     target = folder / f"step-{state.step:08d}"
     if not (target.exists() and not problems(target)):
         _write(state, target, dict(data or {}))
