@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ from mlabel.training import (
     list_checkpoints,
     load_weights,
     newest_checkpoint,
+    read_description,
     save_checkpoint,
     score_table,
     train,
@@ -57,6 +60,27 @@ from mlabel.training import (
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
     return make_table(tmp_path_factory.mktemp("images"))
+
+
+Finish = Callable[[TrainConfig], Path]
+
+
+@pytest.fixture(scope="module")
+def finished(table: ImageTable, tmp_path_factory: pytest.TempPathFactory) -> Finish:
+    """A function that gives the folder of a training that nobody stopped."""
+
+    @functools.cache
+    def finish(config: TrainConfig) -> Path:
+        folder = tmp_path_factory.mktemp("finished")
+        fit(make_model(), make_loss(), table, table, config=config, run_dir=folder, progress="none")
+        return folder
+
+    return finish
+
+
+def contents(run_dir: Path) -> dict[str, bytes]:
+    """Return the files of a run's newest checkpoint."""
+    return {path.name: path.read_bytes() for path in list_checkpoints(run_dir)[0].iterdir()}
 
 
 @pytest.mark.parametrize(
@@ -81,10 +105,10 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
 )
 @pytest.mark.parametrize("stop", [1, 3, 4, 5, 6, 8])
 def test_a_training_stopped_at_any_step_goes_on_as_if_it_had_not(
-    table: ImageTable, tmp_path: Path, settings: dict[str, Any], stop: int
+    table: ImageTable, tmp_path: Path, finished: Finish, settings: dict[str, Any], stop: int
 ) -> None:
     config = TrainConfig(**BASE | settings)
-    expected, expected_history = whole(table, config)
+    expected = finished(config)
     events = train(make_model(), make_loss(), table, table, config=config, run_dir=tmp_path)
     for event in events:
         if event.kind == "step" and event.step == stop:
@@ -97,16 +121,20 @@ def test_a_training_stopped_at_any_step_goes_on_as_if_it_had_not(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(9.0)  # whatever the new process began with must not matter
-    history = fit(model, make_loss(), table, table, config=config, run_dir=tmp_path, resume="auto", progress="none")
-    assert_same(weights(model), expected)
-    assert_same_history(history, expected_history)
+    fit(model, make_loss(), table, table, config=config, run_dir=tmp_path, resume="auto", progress="none")
+    # Byte for byte: weights, their average, optimiser, scaler, what plateaus and patience count, history.
+    assert contents(tmp_path) == contents(expected)
+    assert (tmp_path / "history.csv").read_text() == (expected / "history.csv").read_text()
 
 
-def test_the_number_of_workers_does_not_matter_before_or_after(table: ImageTable, tmp_path: Path) -> None:
-    settings = BASE | {"augment": "flip", "save_every": 2}
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0), (1, 2)])
+def test_the_number_of_workers_does_not_matter_before_or_after(
+    table: ImageTable, tmp_path: Path, before: int, after: int
+) -> None:
+    settings = BASE | {"augment": "standard", "save_every": 2, "ema": 0.9, "mix": "mixup"}
     expected, expected_history = whole(table, TrainConfig(**settings))
-    two = TrainConfig(**settings, num_workers=2)
-    events = train(make_model(), make_loss(), table, table, config=two, run_dir=tmp_path)
+    config = TrainConfig(**settings, num_workers=before)
+    events = train(make_model(), make_loss(), table, table, config=config, run_dir=tmp_path)
     assert next(event.step for event in events if event.kind == "checkpoint") == 2
     events.close()
     model = make_model()
@@ -115,7 +143,7 @@ def test_the_number_of_workers_does_not_matter_before_or_after(table: ImageTable
         make_loss(),
         table,
         table,
-        config=TrainConfig(**settings),
+        config=TrainConfig(**settings, num_workers=after),
         run_dir=tmp_path,
         resume="auto",
         progress="none",
@@ -427,6 +455,37 @@ def test_a_run_folder_holds_what_the_design_says(table: ImageTable, tmp_path: Pa
     assert len(lines) == 3
     assert lines[0].startswith("epoch,step,lr,train_loss")
     assert json.loads((tmp_path / "config.json").read_text())["train"]["lr"] == 0.01
+
+
+def test_a_checkpoint_of_the_same_step_that_says_more_takes_its_place(
+    table: ImageTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = make_state(make_model())
+    state.step = state.best_step = 3
+    first = save_checkpoint(state, tmp_path)
+    held = contents(tmp_path)
+    (first / "manifest.json").touch()
+    before = (first / "manifest.json").stat().st_mtime_ns
+    save_checkpoint(state, tmp_path)
+    assert (first / "manifest.json").stat().st_mtime_ns == before  # it says the same, and stays
+    state.history = [{"step": 3, "val_map": math.nan}]
+    rename = Path.rename
+
+    def dies(self: Path, target: Path) -> Path:
+        if self.name.startswith(".tmp"):
+            raise KeyboardInterrupt  # as a kill between the two renames; `_write` then clears up less, not more
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", dies)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(state, tmp_path)
+    # The one before is still found, as the newest and as the best.
+    assert contents(tmp_path) == held
+    assert newest_checkpoint(tmp_path) == best_checkpoint(tmp_path) == first.with_name(first.name + ".old")
+    monkeypatch.setattr(Path, "rename", rename)
+    assert save_checkpoint(state, tmp_path) == newest_checkpoint(tmp_path) == best_checkpoint(tmp_path) == first
+    assert read_description(first)["counters"]["history"] == [{"step": 3, "val_map": None}]
+    assert list_checkpoints(tmp_path) == [first]
 
 
 def test_without_validation_nothing_is_the_best(table: ImageTable, tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ from mlabel.training.state import TrainState
 
 FORMAT = "mlabel.checkpoint/1"
 _NAME = re.compile(r"step-(\d{8,})")
+# What a checkpoint is called while another one of the same step takes its place.
+_OLD = ".old"
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 _AVERAGE = "average.safetensors"
 WEIGHTS = ("judged", "last")
@@ -38,8 +40,9 @@ _log = logging.getLogger(__name__)
 def save_checkpoint(state: TrainState, run_dir: str | Path, *, data: Mapping[str, str] | None = None) -> Path:
     """Write `state` as a checkpoint of the run, remove those no longer kept, and return its folder.
 
-    The `state.config.keep` newest stay, and so does the best. Where a sound checkpoint of this very step exists, it is
-    kept as it is: its weights are the same.
+    The `state.config.keep` newest stay, and so does the best. Where a sound checkpoint of this very step exists that
+    says the same, it is kept as it is; where it says something else, having been saved before this step's evaluation,
+    the new one takes its place.
 
     Args:
         state: What to save.
@@ -53,7 +56,7 @@ def save_checkpoint(state: TrainState, run_dir: str | Path, *, data: Mapping[str
     folder = Path(run_dir) / "checkpoints"
     folder.mkdir(exist_ok=True)
     target = folder / f"step-{state.step:08d}"
-    if not (target.exists() and not problems(target)):
+    if not (target.exists() and not problems(target) and _counts_the_same(target, state)):
         _write(state, target, dict(data or {}))
     if state.best_step == state.step:
         write_atomically(Path(run_dir) / "best", target.name + "\n")
@@ -76,13 +79,32 @@ def _write(state: TrainState, target: Path, data: dict[str, str]) -> None:
         files = {path.name: digest(path) for path in sorted(temporary.iterdir())}
         write_synced(temporary / "manifest.json", to_json({"format": FORMAT, "files": files}).encode())
         sync_folder(temporary)
-        if target.exists():  # damaged, or it would have been kept
-            shutil.rmtree(target)
-        temporary.rename(target)
-        sync_folder(target.parent)
+        _put_in_place(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    """Rename `temporary` to `target`; until that is done, what was there stays under a name that is read."""
+    old = target.with_name(target.name + _OLD)
+    if target.exists():
+        if old.exists():
+            shutil.rmtree(old)
+        target.rename(old)
+    try:
+        temporary.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    sync_folder(target.parent)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def _counts_the_same(checkpoint: Path, state: TrainState) -> bool:
+    return bool(read_json(checkpoint / "state.json")["counters"] == json.loads(to_json(state.counters())))
 
 
 def _describe(state: TrainState, optimizer: dict[str, Any], data: dict[str, str]) -> dict[str, Any]:
@@ -118,8 +140,14 @@ def problems(checkpoint: str | Path) -> str | None:
 def list_checkpoints(run_dir: str | Path) -> list[Path]:
     """Return the checkpoint folders of a run, newest first, sound or not."""
     folder = Path(run_dir) / "checkpoints"
-    named = [(_NAME.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
-    return [path for match, path in sorted(((int(m[1]), p) for m, p in named if m), reverse=True)]
+    paths = [path for path in folder.iterdir() if _step_of(path) is not None] if folder.is_dir() else []
+    return sorted(paths, key=lambda path: (_step_of(path), not path.name.endswith(_OLD)), reverse=True)
+
+
+def _step_of(path: Path) -> int | None:
+    """Return the step that the name of a checkpoint says, or None where it is no checkpoint's."""
+    match = _NAME.fullmatch(path.name.removesuffix(_OLD))
+    return None if match is None else int(match[1])
 
 
 def newest_checkpoint(run_dir: str | Path) -> Path | None:
@@ -145,6 +173,8 @@ def best_checkpoint(run_dir: str | Path) -> Path | None:
     if not _NAME.fullmatch(name):
         raise DataError(f"{pointer}: the name of a checkpoint was wanted; got {name[:80]!r}")
     path = Path(run_dir) / "checkpoints" / name
+    if not path.exists() and path.with_name(name + _OLD).exists():  # killed while another took its place
+        path = path.with_name(name + _OLD)
     fault = problems(path)
     if fault is not None:
         raise DataError(f"{path}: {fault}")
@@ -308,5 +338,5 @@ def _refuse_damaged(checkpoint: str | Path) -> None:
 
 def _prune(folder: Path, state: TrainState) -> None:
     for position, path in enumerate(list_checkpoints(folder.parent)):
-        if position >= state.config.keep and path.name != f"step-{state.best_step or 0:08d}":
+        if position >= state.config.keep and _step_of(path) != state.best_step:
             shutil.rmtree(path)

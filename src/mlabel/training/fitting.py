@@ -18,9 +18,10 @@ from torch import nn
 from mlabel.data import ImageTable
 from mlabel.models import Classifier
 from mlabel.training.checkpoint import save_checkpoint
+from mlabel.training.checks import fingerprints
 from mlabel.training.config import TrainConfig
 from mlabel.training.distributed import Ranks, join_ranks
-from mlabel.training.loop import fingerprints, train
+from mlabel.training.loop import train
 from mlabel.training.progress import ProgressLine
 from mlabel.training.state import TrainState
 

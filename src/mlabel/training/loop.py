@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlabel._checks import resolve
 from mlabel.data import BadImage, Batch, ImageTable, Loader, mix_batch, smooth_targets
 from mlabel.losses import BatchLoss, as_loss, begin_epoch
 from mlabel.metrics import evaluate
-from mlabel.metrics.evaluation import EXTRA_METRICS, METRICS
+from mlabel.metrics.evaluation import EXTRA_METRICS
 from mlabel.models import Classifier
 from mlabel.training.bad_images import NAME as BAD_NAME
 from mlabel.training.bad_images import BadLog
 from mlabel.training.checkpoint import load_checkpoint, save_checkpoint
+from mlabel.training.checks import check_monitor, check_tables, fingerprints
 from mlabel.training.compiling import CompiledNetwork, explain_compiler
 from mlabel.training.config import TrainConfig
 from mlabel.training.distributed import Ranks, find_checkpoint, join_ranks
@@ -93,8 +93,8 @@ def train(
         ...         break
     """
     config = config or TrainConfig()
-    _check_tables(model, train_table, val_table)
-    _check_monitor(config.monitor, model)
+    check_tables(model, train_table, val_table)
+    check_monitor(config.monitor, model)
     check_sizes(config, model)
     if resume is not None and run_dir is None:
         raise ValueError("resume needs run_dir, the folder of the run to go on with")
@@ -391,24 +391,3 @@ def _explained() -> Iterator[None]:
             "batch_size=1 is too small for the batch normalisation of this network, whose last feature map is a single "
             "pixel at this image_size; use batch_size=2 or more"
         ) from error
-
-
-def _check_tables(model: Classifier, train_table: ImageTable, val_table: ImageTable | None) -> None:
-    for name, table in (("training", train_table), ("validation", val_table)):
-        if table is None:
-            continue
-        if not len(table):
-            raise ValueError(f"the {name} table is empty")
-        model.space.check_same(table.space, f"the {name} table")
-
-
-def _check_monitor(monitor: str, model: Classifier) -> None:
-    groups = model.space.exclusive_groups
-    of_groups = [f"{group.name}.{key}" for group in groups for key in ("accuracy", "mean_class_accuracy")]
-    resolve(monitor, dict.fromkeys(["loss", *METRICS, *EXTRA_METRICS, *of_groups]), "monitor")
-
-
-def fingerprints(train_table: ImageTable, val_table: ImageTable | None) -> dict[str, str]:
-    """Return the fingerprint of each table of a training, by the name of its part."""
-    tables = {"train": train_table} if val_table is None else {"train": train_table, "val": val_table}
-    return {name: table.fingerprint for name, table in tables.items()}
