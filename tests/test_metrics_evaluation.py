@@ -258,6 +258,8 @@ def test_comparison_table() -> None:
         "b                    nan       2",
     ]
     assert comparison_table(columns, ["b"]).splitlines()[1].split() == ["b", "nan", "2"]
+    indented = comparison_table({"": {" x": 1.0}, " ": {" x": 2.0}}).splitlines()
+    assert indented == ["metric", " x      1.0000  2.0000"], "no spaces at the end, and those of names stay"
     results = {"first": evaluate(SCORES, TARGETS, space=SPACE), "second": evaluate(SCORES, TARGETS, 0.3, space=SPACE)}
     rows = {name: numbers for name, *numbers in (line.split() for line in comparison_table(results).splitlines())}
     assert rows["metric"] == ["first", "second"]
@@ -308,9 +310,10 @@ def test_no_temporary_of_the_size_of_the_scores(monkeypatch: pytest.MonkeyPatch)
     scores = rng.random((4000, 2500), dtype=np.float32)
     targets = sp.random_array(scores.shape, density=0.002, rng=rng, data_sampler=lambda size: np.ones(size)).tocsr()
     space = LabelSpace([Group("any", [f"a{i}" for i in range(2490)]), Group("one", [f"b{i}" for i in range(10)])])
-    evaluate(scores[:10], targets[:10], space=space)
+    include = ["brier", "log_loss", "ece", "micro_mcc"]
+    evaluate(scores[:10], targets[:10], space=space, include=include)
     tracemalloc.start()
-    evaluate(scores, targets, space=space)
+    evaluate(scores, targets, space=space, include=include)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < scores.size  # less than one byte an entry, such as the decisions of all would take

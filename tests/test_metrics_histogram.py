@@ -155,6 +155,22 @@ def test_processes_add_up(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.known, whole.known)
 
 
+def test_every_count_is_summed_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As if another process had counted the same.
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "gloo")
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.mul_(2))
+    histogram, whole = ScoreHistogram(2, bins=8), ScoreHistogram(2, bins=8)
+    histogram.update([[0.1, 0.9]], [[1, 0]])
+    histogram.all_reduce()
+    whole.update([[0.1, 0.9]] * 2, [[1, 0]] * 2)
+    assert histogram.evaluate().to_dict() == whole.evaluate().to_dict()
+    histogram.num_samples = 2**30 + 1
+    histogram.all_reduce()
+    assert histogram.known.dtype == np.int64
+    assert histogram.num_samples == 2**31 + 2
+
+
 @given(problem=problems())
 @quick
 def test_any_ratio_of_decisions_may_be_asked_for(problem: Problem) -> None:
@@ -398,6 +414,11 @@ def test_labels_of_many_blocks_and_more_samples_than_32_bits_hold(monkeypatch: p
     assert wide.known.dtype == np.int32
     wide.update(scores, targets)
     assert wide.known.dtype == wide.positives.dtype == np.int64
+    halves = [ScoreHistogram(1, 2), ScoreHistogram(1, 2)]
+    for half in halves:
+        half.num_samples = 2**30 + 1
+    halves[0].merge(halves[1])
+    assert halves[0].known.dtype == np.int64
     wide.known[0, 0] = 2**40
     wide.merge(histogram)
     assert wide.known[0, 0] == 2**40 + int(histogram.known[0, 0])

@@ -214,7 +214,7 @@ def test_the_complement_changes_the_sides(problem: Problem) -> None:
             same(metric(values, targets, known), expected, stem)
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (3, 1), (0, 1)])
+@pytest.mark.parametrize("shape", [(0, 3), (3, 1), (0, 1), (2, 0)])
 def test_nothing_to_measure_is_nan_and_no_warning(shape: tuple[int, int]) -> None:
     scores, nothing = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=bool)
     for name, metric in those():

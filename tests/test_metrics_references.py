@@ -200,6 +200,7 @@ def test_propensities_by_hand() -> None:
         [1 / (1 + scale * math.exp(-0.55 * math.log(n + 1.5))) for n in (0, 10, 1000)],
     )
     assert (np.diff(propensities(np.arange(50), 50)) > 0).all()
+    assert propensities([1], 3)[0] < 1
     same(propensities([3], 100, a=0.5, b=0.4), 1 / (1 + (math.log(100) - 1) * 1.4**0.5 / 3.4**0.5))
 
 

@@ -93,7 +93,8 @@ def prepare(folder: Path, part: str, tests: list[str]) -> None:
 
 def run_mutants(folder: Path, names: Sequence[str], minutes: float | None) -> None:
     """Run the mutants with one process, until all are done or the minutes are over."""
-    work = subprocess.Popen([_program(), "run", "--max-children", "1", *names], cwd=folder, env=_environment())
+    command = [_program(), "run", "--max-children", "1", *names]
+    work = subprocess.Popen(command, cwd=folder, env=_environment(folder))
     try:
         work.wait(None if minutes is None else 60 * minutes)
     except subprocess.TimeoutExpired:
@@ -129,15 +130,14 @@ def _program() -> str:
     return found
 
 
-def _environment() -> dict[str, str]:
-    # One thread a process, and only the copy is imported.
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return {**kept, "OMP_NUM_THREADS": "1"}
+def _environment(folder: Path) -> dict[str, str]:
+    # One thread a process; what tests start imports the copy, too.
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder / "mutants" / "src")}
 
 
 def _ask(folder: Path, *words: str) -> str:
     return subprocess.run(
-        [_program(), *words], cwd=folder, env=_environment(), capture_output=True, text=True, check=True
+        [_program(), *words], cwd=folder, env=_environment(folder), capture_output=True, text=True, check=True
     ).stdout
 
 

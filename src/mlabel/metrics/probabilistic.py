@@ -41,7 +41,7 @@ def brier_score(scores: Any, targets: Any, mask: Any = None, *, average: str | N
 
 
 def log_loss(scores: Any, targets: Any, mask: Any = None, *, average: str | None = "macro") -> float | np.ndarray:
-    """Return the mean of -log of the probability that was given to what is so.
+    """Return the mean of -log of the probability that was given to what is so (Good, 1952).
 
     Scores are first brought into [eps, 1 - eps], eps being that of their floating-point type, as in scikit-learn.
     Arguments and errors are those of `brier_score`.

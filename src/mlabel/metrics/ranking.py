@@ -72,7 +72,7 @@ def average_precision(
 ) -> float | np.ndarray:
     """Return the average precision: the sum over thresholds of the gain in recall times the precision there.
 
-    No interpolation. With `average="macro"` it is mAP.
+    No interpolation (Manning, Raghavan and Schütze, 2008). With `average="macro"` it is mAP.
 
     Args:
         scores: (N, L) finite: NumPy or torch.
@@ -145,8 +145,8 @@ def break_even(
 ) -> float | np.ndarray:
     """Return precision at the threshold where it equals recall, the P = R point (R-precision).
 
-    There, as many are decided positive as there are positives. Of equal scores that are cut at that number, each has
-    the same share. Arguments and errors are those of `average_precision`.
+    There, as many are decided positive as there are positives (Manning, Raghavan and Schütze, 2008). Of equal
+    scores that are cut at that number, each has the same share. Arguments and errors are those of `average_precision`.
 
     Example:
         >>> break_even([[0.9], [0.8], [0.7], [0.1]], [[1], [0], [1], [0]])

@@ -292,7 +292,7 @@ def f1(
 def jaccard(
     decisions: Any, targets: Any, mask: Any = None, *, average: str | None = "macro", zero_division: float = math.nan
 ) -> float | np.ndarray:
-    """Return tp / (tp + fp + fn), intersection over union. Arguments as in `precision`.
+    """Return tp / (tp + fp + fn), intersection over union (Jaccard, 1912). Arguments as in `precision`.
 
     Example:
         >>> jaccard([[1, 1, 0]], [[1, 0, 0]], average="samples")
@@ -405,7 +405,7 @@ def example_accuracy(decisions: Any, targets: Any, mask: Any = None, *, zero_div
 
 
 def hamming_loss(decisions: Any, targets: Any, mask: Any = None) -> float:
-    """Return the share of wrong decisions among all known entries; NaN where nothing is known.
+    """Return the share of wrong decisions among all known entries (Schapire and Singer, 1999); NaN of nothing.
 
     Example:
         >>> hamming_loss([[1, 0], [1, 1]], [[1, 1], [1, 1]])
@@ -415,9 +415,9 @@ def hamming_loss(decisions: Any, targets: Any, mask: Any = None) -> float:
 
 
 def exact_match(decisions: Any, targets: Any, mask: Any = None) -> float:
-    """Return the share of samples whose known entries are all decided right (subset accuracy).
+    """Return the share of samples whose known entries are all decided right.
 
-    Samples of which nothing is known are left out.
+    Subset accuracy (Ghamrawi and McCallum, 2005). Samples of which nothing is known are left out.
 
     Example:
         >>> exact_match([[1, 0], [1, 1]], [[1, 1], [1, 1]])

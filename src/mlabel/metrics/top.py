@@ -49,6 +49,8 @@ def one_error(scores: Any, targets: Any, mask: Any = None) -> float:
 def precision_at_k(scores: Any, targets: Any, mask: Any = None, *, k: int) -> float:
     """Return how much of the k highest scores of a sample are those of its labels.
 
+    Reference: Manning, Raghavan and Schütze (2008).
+
     Args:
         scores: As in `one_error`, like the arguments not named here.
         targets: The same.
