@@ -122,7 +122,8 @@ class Run:
         recipe = Recipe.from_dict(config["recipe"])
         model = from_config(config["model"], LabelSpace.load(folder / "labels.json"))
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        model.to(memory_format=torch.channels_last)
+        last = recipe.train.memory_format == "channels_last"
+        model.to(memory_format=torch.channels_last if last else torch.contiguous_format)
         run = cls(folder, recipe, _read_for_split(recipe, folder, progress).parts(), model, progress)
         run.load_best()
         return run
