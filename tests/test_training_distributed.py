@@ -20,7 +20,7 @@ from mlabel.data import ImageTable, RepeatSampler
 from mlabel.labels import Group, LabelSpace
 from mlabel.losses import as_loss, create
 from mlabel.models import Classifier, create_model
-from mlabel.training import TrainConfig, distributed, fit, join_ranks, list_checkpoints, score_table, train
+from mlabel.training import GradientSum, TrainConfig, distributed, fit, join_ranks, list_checkpoints, score_table, train
 from mlabel.training.distributed import Ranks, leave_ranks
 
 SPACE = LabelSpace([Group("tags", ["a", "b", "c"]), Group("kind", ["x", "y"], exclusive=True)])
@@ -188,7 +188,8 @@ def do_odd_things(folder: Path) -> dict[str, Any]:
         "bad": _train_bad(folder),
         "scores": _score_the_same(folder),
         "refused": _train_different(folder),
-        "arrays": _collect_arrays(),
+        "gradients": _add_gradients(),
+        "arrays": _collect_arrays(),  # after it each process is alone
     }
 
 
@@ -263,6 +264,35 @@ def _train_different(folder: Path) -> str:
     return str(error.value)
 
 
+def _add_gradients() -> dict[str, Any]:
+    """Add gradients in buckets of two parameters: of one that all have, one that the first has, one that nobody has."""
+    ranks = join_ranks("cpu")
+    model = nn.ParameterDict(
+        {name: nn.Parameter(torch.ones(2, 2)) for name in ("1 nobody", "2 first", "3 all", "4 late")}
+    )
+    model["frozen"] = nn.Parameter(torch.ones(3), requires_grad=False)
+    gradients = GradientSum(ranks, bucket_bytes=32)
+    given: dict[str, Any] = {}
+    for turn in (1.0, 2.0):
+        for parameter in model.parameters():
+            parameter.grad = None
+        gradients.watch(model)
+        values = [model["4 late"] * 5, model["3 all"] * (ranks.rank + turn)]
+        (sum(values) + (model["2 first"] * 3 if ranks.first else 0)).sum().backward()
+        given["sent early"] = gradients._sent
+        gradients.finish()
+        given[str(turn)] = {name: None if p.grad is None else p.grad.clone() for name, p in model.items()}
+    model["4 late"].requires_grad_(False)
+    model["frozen"].requires_grad_(True)  # as many as before, but others
+    gradients.watch(model)
+    model["frozen"].sum().backward()
+    gradients.finish()
+    given["frozen"] = model["frozen"].grad
+    gradients.close()
+    (model["frozen"].sum() * 0).backward()
+    return given
+
+
 def _collect_arrays() -> list[torch.Tensor]:
     ranks = join_ranks("cpu")
     distributed._MESSAGE_BYTES = 64
@@ -327,6 +357,20 @@ def test_bad_images_of_all_ranks_are_listed_and_left_out(
         assert sorted(map(str, one)) == sorted(map(str, many))
         assert len(one) >= 8
     assert all(given["bad"]["scoring"] == odd_of_one["bad"]["scoring"] for given in odd_of_many)
+
+
+def test_gradients_are_added_and_stay_away_where_nobody_has_one(odd_of_many: list[dict[str, Any]]) -> None:
+    size = len(odd_of_many)
+    for given in (each["gradients"] for each in odd_of_many):
+        for turn in (1.0, 2.0):
+            found = given[str(turn)]
+            assert torch.equal(found["3 all"], torch.full((2, 2), sum(range(size)) + size * turn))
+            assert torch.equal(found["4 late"], torch.full((2, 2), 5.0 * size))
+            assert torch.equal(found["2 first"], torch.full((2, 2), 3.0))
+            assert found["1 nobody"] is None
+            assert found["frozen"] is None
+        assert torch.equal(given["frozen"], torch.full((3,), float(size)))
+        assert given["sent early"] == 1  # of two buckets: the other one waits for what nobody has a gradient of
 
 
 def test_scores_are_bit_for_bit_those_of_one_process(

@@ -52,7 +52,7 @@ class TrainConfig:
 
     Args:
         epochs: How many times the training images are gone through.
-        batch_size: Samples of one forward pass.
+        batch_size: Samples of one forward pass, those of all processes together where several train.
         optimizer: `adam`, `adamw`, `sgd`, `adamax` or `adadelta`.
         lr: Learning rate after the warm-up.
         weight_decay: As the optimiser defines it.
@@ -85,7 +85,7 @@ class TrainConfig:
             `tensorboard`: that, and curves for TensorBoard.
         log_every: Steps between those that are logged. Evaluations and odd steps always are.
         keep: How many of the newest checkpoints stay on disk, at least 2. The best one always stays.
-        num_workers: Processes that decode images; 0: none but this one. Does not change any result.
+        num_workers: Processes that decode images, for each that trains; 0: none but itself. Does not change any result.
         progressive_resize: Sizes in pixels (of the longer side), such as 64,96, that the training images have one
             after the other, before that of the model; all get equally many epochs. Evaluation is at the model's size.
         augment: Augmentation of the training images: `none`, `light`, `standard`, `strong`, or steps with their

@@ -239,14 +239,19 @@ def leave_ranks() -> None:
 
 
 def _connect(device: torch.device) -> None:
-    if device.type != "cuda":
-        dist.init_process_group("gloo", timeout=TIMEOUT)
-        return
-    local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if local >= there:
-        raise RuntimeError(f"this machine has {there} GPU(s), and rank {local} of it has none; lower --nproc-per-node")
-    torch.cuda.set_device(local)
-    dist.init_process_group("cpu:gloo,cuda:nccl", timeout=TIMEOUT)
+    backend = "gloo"
+    if device.type == "cuda":
+        local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local >= there:
+            raise RuntimeError(
+                f"this machine has {there} GPU(s), and rank {local} of it has none; lower --nproc-per-node"
+            )
+        torch.cuda.set_device(local)
+        backend = "cpu:gloo,cuda:nccl"
+    store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    # torchrun may restart the processes beside the same store, where the addresses of those that are gone still stand.
+    store = dist.PrefixStore(f"mlabel/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
 
 
 @dataclass

@@ -47,6 +47,7 @@ class GradientSum:
         self._buckets: list[_Bucket] = []
         self._place: dict[nn.Parameter, _Bucket] = {}
         self._hooks: list[Any] = []
+        self._arranged: list[int] = []  # the parameters in the buckets, as it was asked for
         self._sent = 0
         self._watching = False
 
@@ -55,7 +56,7 @@ class GradientSum:
         if self.ranks.size == 1:
             return
         wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        if wanted != [p for bucket in self._buckets for p in bucket.parameters][::-1]:
+        if [*map(id, wanted)] != self._arranged:
             self._arrange(wanted)
         for bucket in self._buckets:
             bucket.missing = len(bucket.parameters)
@@ -77,10 +78,11 @@ class GradientSum:
         """Let go of the parameters."""
         for hook in self._hooks:
             hook.remove()
-        self._hooks, self._buckets, self._place = [], [], {}
+        self._hooks, self._buckets, self._place, self._arranged = [], [], {}, []
 
     def _arrange(self, parameters: Sequence[nn.Parameter]) -> None:
         self.close()
+        self._arranged = [*map(id, parameters)]
         room = 0
         for parameter in reversed(parameters):
             size = parameter.numel() * parameter.element_size()
@@ -104,11 +106,10 @@ class GradientSum:
         parameters = bucket.parameters
         size = sum(parameter.numel() for parameter in parameters)
         flat = parameters[0].new_zeros(size + len(parameters))
-        held = [p.grad is not None for p in parameters]
-        flat[size:] = torch.tensor(held, dtype=flat.dtype)
-        for part, parameter in zip(_parts(flat, parameters), parameters, strict=True):
+        for number, (part, parameter) in enumerate(zip(_parts(flat, parameters), parameters, strict=True), size):
             if parameter.grad is not None:
                 part.copy_(parameter.grad)
+                flat[number].fill_(1.0)
         bucket.flat, bucket.work = flat, dist.all_reduce(flat, async_op=True)
 
     def _receive(self) -> None:
