@@ -255,6 +255,23 @@ def test_patience_ends_training_and_stays_ended(table: ImageTable, tmp_path: Pat
     assert_same_history(history, again)
 
 
+@pytest.mark.parametrize("stop", [None, 1, 3, 4])
+def test_patience_ends_within_an_epoch_too(table: ImageTable, tmp_path: Path, stop: int | None) -> None:
+    settings = {"epochs": 9, "lr": 1e-9, "patience": 1, "schedule": "constant", "eval_every": 2}
+    config = TrainConfig(**BASE | settings)
+    events = train(make_model(norm=False), make_loss(), table, table, config=config, run_dir=tmp_path)
+    for event in events:
+        if event.kind == "step" and event.step == stop:
+            save_checkpoint(event.state, tmp_path, data={"train": table.fingerprint, "val": table.fingerprint})
+            break
+    events.close()
+    model = make_model(norm=False)
+    history = fit(model, make_loss(), table, table, config=config, run_dir=tmp_path, resume="auto", progress="none")
+    assert [entry["step"] for entry in history] == [2, 4]
+    described = read_description(list_checkpoints(tmp_path)[0])["counters"]
+    assert (described["step"], described["epoch"], described["batch"], described["stopped"]) == (4, 0, 4, True)
+
+
 def test_accumulation_equals_the_large_batch(table: ImageTable) -> None:
     # Unknown labels make the halves weigh differently, which a mean of means gets wrong.
     halves = [make_batch(table, slice(0, 5)), make_batch(table, slice(5, 14))]

@@ -222,9 +222,11 @@ class _Training:
         batches = read_batches(
             self.loader, self.bad, self.ranks, epoch=state.epoch, start=state.batch, max_bad=config.max_bad
         )
-        while step_batches := list(itertools.islice(batches, config.accumulate)):
+        while not state.stopped and (step_batches := list(itertools.islice(batches, config.accumulate))):
             yield self._step(step_batches)
             yield from self._due(run_dir)
+        if state.stopped:
+            return
         state.epoch, state.batch = state.epoch + 1, 0
         yield from self._evaluate(run_dir, end_of_epoch=True)
 
@@ -338,7 +340,7 @@ class _Training:
         if run_dir is not None:
             if self.ranks.first:
                 write_history(run_dir / "history.csv", state.history)
-            if end_of_epoch or improved or (config.save_every and state.step % config.save_every == 0):
+            if end_of_epoch or improved or state.stopped or (config.save_every and state.step % config.save_every == 0):
                 yield self._save(run_dir)
 
     def _validate(self, table: ImageTable) -> dict[str, float]:
