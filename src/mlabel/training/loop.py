@@ -146,6 +146,7 @@ class _Training:
         self.bad = BadLog()
         self.log = RunLog(None, config)
         self.clock = time.perf_counter()
+        Freezing(model, config)  # refuses an unknown stage; `run` makes the one for the network of several ranks
         precision = resolve_precision(config.precision, device)
         share = len(range(ranks.rank, config.batch_size, ranks.size))
         network = None if config.compile == "none" else CompiledNetwork(model, config.compile, share)
