@@ -9,7 +9,8 @@ work is done on a copy of `src` and `tests`, so that the tree stays as it is. Pr
 the survivors change; the exit code is 1 where fewer than `--least` were killed.
 
 A function that only runs while its module is imported, such as one that builds a table, has run before its mutants are
-put in: they survive whatever the tests do. So do mutants that are no fault, such as a dtype that NumPy would choose.
+put in: they survive whatever the tests do. So does what only processes run that a test starts, and so do mutants that
+are no fault, such as a dtype that NumPy would choose.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def list_tests(part: str, patterns: Sequence[str]) -> list[str]:
     Raises:
         ValueError: there are none.
     """
-    chosen = list(patterns) or [f"tests/test_{Path(part).stem}*.py"]
+    chosen = list(patterns) or [f"tests/test_{Path(part).stem.strip('_')}*.py"]
     found = sorted({str(path.relative_to(ROOT)) for pattern in chosen for path in ROOT.glob(pattern)})
     if not found:
         raise ValueError(f"no tests match {chosen}; name them with --tests")
@@ -94,7 +95,7 @@ def prepare(folder: Path, part: str, tests: list[str]) -> None:
 def run_mutants(folder: Path, names: Sequence[str], minutes: float | None) -> None:
     """Run the mutants with one process, until all are done or the minutes are over."""
     command = [_program(), "run", "--max-children", "1", *names]
-    work = subprocess.Popen(command, cwd=folder, env=_environment(folder))
+    work = subprocess.Popen(command, cwd=folder, env=_environment())
     try:
         work.wait(None if minutes is None else 60 * minutes)
     except subprocess.TimeoutExpired:
@@ -130,14 +131,15 @@ def _program() -> str:
     return found
 
 
-def _environment(folder: Path) -> dict[str, str]:
-    # One thread a process; what tests start imports the copy, too.
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder / "mutants" / "src")}
+def _environment() -> dict[str, str]:
+    # One thread a process. mutmut finds the copy by itself, and no fault at all where PYTHONPATH names a tree.
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return {**kept, "OMP_NUM_THREADS": "1"}
 
 
 def _ask(folder: Path, *words: str) -> str:
     return subprocess.run(
-        [_program(), *words], cwd=folder, env=_environment(folder), capture_output=True, text=True, check=True
+        [_program(), *words], cwd=folder, env=_environment(), capture_output=True, text=True, check=True
     ).stdout
 
 
