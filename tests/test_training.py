@@ -289,6 +289,7 @@ def test_accumulation_equals_the_large_batch(table: ImageTable) -> None:
         torch.testing.assert_close(tensor, results[1][1][name], rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.fault(35)
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_changes_nothing(table: ImageTable, where: str) -> None:
     model = make_model()
@@ -317,6 +318,7 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
+@pytest.mark.fault(35)
 def test_ten_bad_steps_in_a_row_stop_with_the_ids(table: ImageTable) -> None:
     def broken(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return logits * math.nan

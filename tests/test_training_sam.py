@@ -124,6 +124,7 @@ def failing(method: Callable[[torch.Tensor], torch.Tensor], at: int) -> BatchLos
     return as_loss(loss, SPACE)
 
 
+@pytest.mark.fault(35)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("at", [0, 1], ids=["first", "second"])
 @pytest.mark.parametrize("what", ["loss", "gradient"])
