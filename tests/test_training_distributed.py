@@ -193,7 +193,8 @@ def test_each_image_is_seen_once_and_scored_once(
 def do_odd_things(folder: Path) -> dict[str, Any]:
     """Return what becomes of batch norms, steps that are not finite, bad images, large arrays, other data."""
     return {
-        "norms": _train_norms(folder),
+        "norms": _train_norms(folder, 11),
+        "few": _train_norms(folder, 3),
         "not finite": _train_not_finite(folder),
         "bad": _train_bad(folder),
         "scores": _score_the_same(folder),
@@ -203,15 +204,19 @@ def do_odd_things(folder: Path) -> dict[str, Any]:
     }
 
 
-def _train_norms(folder: Path) -> dict[str, Any]:
+def _train_norms(folder: Path, batch_size: int) -> dict[str, Any]:
     model, table = make_model(norm=True), make_table(folder, 22)
     seen: list[torch.Tensor] = []
     model.backbone.conv.register_forward_hook(lambda module, _, values: seen.append(values.detach()))
-    config = TrainConfig(**BASE | {"epochs": 1, "batch_size": 11, "sampler": "sequential"})
+    config = TrainConfig(**BASE | {"epochs": 1, "batch_size": batch_size, "sampler": "sequential"})
     events = train(model, create("asymmetric", space=SPACE), table, config=config, device="cpu")
     next(events)
     events.close()
-    return {"buffers": dict(model.named_buffers()), "maps": seen[0], "norm": type(model.backbone.norm).__name__}
+    return {
+        "buffers": dict(model.named_buffers()),
+        "maps": seen[0] if seen else None,
+        "norm": type(model.backbone.norm).__name__,
+    }
 
 
 def _train_not_finite(folder: Path) -> dict[str, Any]:
@@ -339,6 +344,14 @@ def test_batch_norms_use_their_own_share_and_keep_the_mean(odd_of_many: list[dic
         torch.testing.assert_close(held["backbone.norm.running_var"], 0.9 + 0.1 * variance)
         assert held["backbone.norm.num_batches_tracked"] == 1
         assert given["norms"]["norm"] == "BatchNorm2d"
+
+
+def test_a_rank_without_images_has_no_say_in_the_statistics(
+    odd_of_one: dict[str, Any], odd_of_many: list[dict[str, Any]]
+) -> None:
+    assert [given["few"]["maps"] is None for given in odd_of_many] == [False] + [True] * (len(odd_of_many) - 1)
+    for given in odd_of_many:
+        assert_near(given["few"]["buffers"], odd_of_one["few"]["buffers"])
 
 
 @pytest.mark.fault(37)
