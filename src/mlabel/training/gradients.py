@@ -86,7 +86,7 @@ class GradientSum:
         room = 0
         for parameter in reversed(parameters):
             size = parameter.numel() * parameter.element_size()
-            if size > room or parameter.dtype != self._buckets[-1].parameters[0].dtype:
+            if not self._buckets or size > room or parameter.dtype != self._buckets[-1].parameters[0].dtype:
                 self._buckets.append(_Bucket())
                 room = self._limit
             room -= size
@@ -110,7 +110,8 @@ class GradientSum:
             if parameter.grad is not None:
                 part.copy_(parameter.grad)
                 flat[number].fill_(1.0)
-        bucket.flat, bucket.work = flat, dist.all_reduce(flat, async_op=True)
+        with explained():
+            bucket.flat, bucket.work = flat, dist.all_reduce(flat, async_op=True)
 
     def _receive(self) -> None:
         """Put what came into the gradients."""
