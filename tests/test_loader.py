@@ -355,6 +355,7 @@ def test_oddities_are_counted(tmp_path):
     assert loader.notes == {"damaged EXIF data ignored": 3}
 
 
+@pytest.mark.fault(31)
 def test_a_killed_worker_is_an_error_and_the_next_epoch_works(folder):
     before = children()
     with Loader(make_table(folder), batch_size=1, image_size=8, num_workers=2, timeout=60) as loader:
@@ -370,6 +371,7 @@ def test_a_killed_worker_is_an_error_and_the_next_epoch_works(folder):
     assert children() == before
 
 
+@pytest.mark.fault(31)
 def test_a_worker_that_hangs_is_an_error_after_the_timeout(folder):
     def hang(image: torch.Tensor) -> torch.Tensor:
         time.sleep(100)

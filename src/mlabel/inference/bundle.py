@@ -26,6 +26,7 @@ from mlabel.data.readers.selected_tags import CATEGORIES, read_tag_lines
 from mlabel.decisions import Thresholds
 from mlabel.labels import LabelSpace
 from mlabel.models import Classifier, from_config
+from mlabel.models.pretrained import list_differences
 
 FORMAT = "mlabel.bundle/1"
 
@@ -148,11 +149,14 @@ def load_bundle(folder: str | Path, *, backbone: nn.Module | None = None) -> Bun
 def _load_weights(path: Path, model: Classifier) -> None:
     try:
         tensors = safetensors.torch.load_file(path)
-        model.load_state_dict(tensors)
     except safetensors.SafetensorError as error:
         raise DataError(f"{path}: not a safetensors file: {error}") from error
-    except RuntimeError as error:
-        raise DataError(f"{path}: the weights do not fit the architecture of config.json: {error}") from error
+    differ = list_differences(model, tensors)
+    if differ:
+        more = f"; and {len(differ) - 8} more" if len(differ) > 8 else ""
+        shown = "; ".join(differ[:8]) + more
+        raise DataError(f"{path}: the weights do not fit the architecture of config.json: {shown}")
+    model.load_state_dict(tensors)
 
 
 def _read_counts(path: Path, space: LabelSpace) -> np.ndarray:

@@ -344,3 +344,16 @@ def _sha256(path: Path) -> str:
 
 def _sample(state: Mapping[str, torch.Tensor]) -> str:
     return ", ".join(f"{key} {tuple(tensor.shape)}" for key, tensor in list(state.items())[:3])
+
+
+def list_differences(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return in words how `tensors` differ in names, shapes and types from the state of `module`; nothing if not."""
+    own = module.state_dict()
+    differ = [f"{name} is missing" for name in own if name not in tensors]
+    differ += [f"{name} is not in the model" for name in tensors if name not in own]
+    for name, tensor in tensors.items():
+        if name in own and own[name].shape != tensor.shape:
+            differ.append(f"{name} is {tuple(tensor.shape)} there and {tuple(own[name].shape)} in the model")
+        elif name in own and own[name].dtype != tensor.dtype:
+            differ.append(f"{name} is {tensor.dtype} there and {own[name].dtype} in the model")
+    return differ

@@ -24,6 +24,7 @@ from torch import nn
 from mlabel._checks import DataError, resolve
 from mlabel._files import digest, read_json, sync_folder, to_json, write_atomically, write_synced
 from mlabel.labels import LabelSpace
+from mlabel.models.pretrained import list_differences
 from mlabel.training.config import TrainConfig
 from mlabel.training.state import TrainState
 
@@ -271,14 +272,7 @@ def _check_data(saved: dict[str, str], now: dict[str, str]) -> None:
 
 
 def _check_weights(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> None:
-    own = model.state_dict()
-    differ = [f"{name} is missing" for name in own if name not in tensors]
-    differ += [f"{name} is not in the model" for name in tensors if name not in own]
-    differ += [
-        f"{name} is {tuple(tensor.shape)} there and {tuple(own[name].shape)} in the model"
-        for name, tensor in tensors.items()
-        if name in own and own[name].shape != tensor.shape
-    ]
+    differ = list_differences(model, tensors)
     if differ:
         more = f", and {len(differ) - 8} more" if len(differ) > 8 else ""
         raise ValueError(f"{source} holds another model: {'; '.join(differ[:8])}{more}")
