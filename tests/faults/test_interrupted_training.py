@@ -134,6 +134,15 @@ def test_killed_before_each_operation_of_a_save(
 
 
 @pytest.mark.fault(29)
+def test_killed_before_the_last_checkpoint_is_marked_as_the_best(images: Path, unbroken: Path, tmp_path: Path) -> None:
+    *_, last = (line.split() for line in notes(unbroken) if line.endswith("rename best"))
+    assert finish(start(images, tmp_path / "run", Plan(die_before=int(last[0])))) == -signal.SIGKILL
+    assert (tmp_path / "run" / "best").read_text() != (unbroken / "best").read_text()
+    assert finish(start(images, tmp_path / "run")) == 0
+    assert_same_end(tmp_path / "run", unbroken)
+
+
+@pytest.mark.fault(29)
 def test_killed_within_each_file_of_a_save(images: Path, unbroken: Path, tmp_path: Path, record: Record) -> None:
     lost = 0
     for name in FILES:

@@ -59,10 +59,18 @@ def save_checkpoint(state: TrainState, run_dir: str | Path, *, data: Mapping[str
     target = folder / f"step-{state.step:08d}"
     if not (target.exists() and not problems(target) and _counts_the_same(target, state)):
         _write(state, target, dict(data or {}))
-    if state.best_step == state.step:
-        write_atomically(Path(run_dir) / "best", target.name + "\n")
+    mark_best(state, run_dir)
     _prune(folder, state)
     return target
+
+
+def mark_best(state: TrainState, run_dir: str | Path) -> None:
+    """Let the file `best` of the run name the best checkpoint, which a process killed after saving it did not do."""
+    name, pointer = f"step-{state.best_step or 0:08d}", Path(run_dir) / "best"
+    content = f"{name}\n".encode()
+    there = (Path(run_dir) / "checkpoints" / name).is_dir()
+    if there and not (pointer.exists() and pointer.read_bytes() == content):
+        write_atomically(pointer, content)
 
 
 def _write(state: TrainState, target: Path, data: dict[str, str]) -> None:

@@ -22,7 +22,7 @@ from mlabel.metrics.evaluation import EXTRA_METRICS
 from mlabel.models import Classifier
 from mlabel.training.bad_images import NAME as BAD_NAME
 from mlabel.training.bad_images import BadLog
-from mlabel.training.checkpoint import load_checkpoint, save_checkpoint
+from mlabel.training.checkpoint import load_checkpoint, mark_best, save_checkpoint
 from mlabel.training.checks import check_monitor, check_tables, fingerprints
 from mlabel.training.compiling import CompiledNetwork, explain_compiler
 from mlabel.training.config import TrainConfig
@@ -208,6 +208,7 @@ class _Training:
             return
         if checkpoint is None:
             (run_dir / BAD_NAME).unlink(missing_ok=True)  # of a training that ended before its first checkpoint
+        mark_best(state, run_dir)
         self.bad = BadLog(run_dir / BAD_NAME)
         self.log = RunLog(run_dir, self.config, None if checkpoint is None else state)
         write_run_config(run_dir, train=self.config.to_dict(), model=state.model.config)
