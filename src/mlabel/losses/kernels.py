@@ -31,6 +31,8 @@ class Scratch:
         return [buffer[: x.numel()].view(x.shape) for buffer in self._buffers[:count]]
 
 
+_ONE = torch.ones(())  # a number that is subtracted from, without a buffer of its own
+
 Term = Callable[[Tensor, Tensor, Scratch], Tensor]
 """Of x, returns the value, in scratch memory, and writes the slope into the second argument. It leaves x as it is."""
 
@@ -81,7 +83,7 @@ def _shifted(x: Tensor, slope: Tensor, scratch: Scratch, *, gamma: float, clip: 
     m, rest, value = scratch.like(x, 3)
     q = torch.neg(x, out=slope).sigmoid_()  # 1 - p
     torch.add(q, clip, out=rest).clamp_max_(1.0)  # 1 - m
-    torch.neg(rest, out=m).add_(1.0)
+    torch.sub(_ONE, rest, out=m)
     torch.log(rest, out=value).neg_()
     if gamma >= 1.0:  # one power less, and the division by m is gone
         torch.div(m, rest, out=rest).add_(value, alpha=gamma)
@@ -95,7 +97,7 @@ def _shifted(x: Tensor, slope: Tensor, scratch: Scratch, *, gamma: float, clip: 
         m.pow_(gamma).masked_fill_(empty, 0.0)
         value.mul_(m)
         rest.mul_(m)
-    torch.addcmul(q, q, q, value=-1.0, out=slope).mul_(rest)
+    torch.ops.aten.sigmoid_backward.grad_input(rest, q, grad_input=slope)
     return value
 
 

@@ -123,9 +123,11 @@ class Loss(nn.Module):
             ValueError: shapes that do not fit.
             TypeError: a dense mask that is not bool, or logits that are not floating-point.
         """
-        if self.reduction != "none":
-            return total(self.parts(logits, targets, mask))
         targets = as_matrix(targets, logits.shape[1])
+        if self.reduction != "none":
+            # An accelerator would have to wait for the denominator.
+            fused = self.kernel is not None and logits.device.type == "cpu" and not torch.compiler.is_compiling()
+            return self._fused_mean(logits, targets, mask) if fused else total(self.parts(logits, targets, mask))
         (values,) = self._values(logits, targets, self._known(targets, mask, logits.device)).values()
         return values
 
@@ -209,11 +211,20 @@ class Loss(nn.Module):
             return {ALL: count(None if known is None else known.any(dim=1), (rows,), device)}
         return {ALL: count(known, (rows,) if self.over_classes else (rows, *columns), device)}
 
-    def _fused_sum(self, kernel: Kernel, logits: Tensor, targets: Any, known: Tensor | None) -> Tensor:
+    def _fused_mean(self, logits: Tensor, targets: Any, mask: Any) -> Tensor:
+        """Return what `total(self.parts(...))` is; the gradient is divided while it lies in the cache."""
+        assert self.kernel is not None
+        known = self._known(targets, mask, logits.device)
+        divisor = int(self._denominators(targets, known, logits.device)[ALL])
+        return self._fused_sum(self.kernel, logits, targets, known, max(1, divisor))
+
+    def _fused_sum(
+        self, kernel: Kernel, logits: Tensor, targets: Any, known: Tensor | None, divisor: float = 1.0
+    ) -> Tensor:
         negative: Any = 1.0 if self.weight is None else self._factor(self.weight, logits)
         positive = negative if self.pos_weight is None else negative * self._factor(self.pos_weight, logits)
         found = as_targets(targets, logits, known)
-        return weighted_sum(kernel, logits, Entries(found, known, positive, negative))
+        return weighted_sum(kernel, logits, Entries(found, known, positive, negative), divisor)
 
     def _values(self, logits: Tensor, targets: Any, known: Tensor | None) -> dict[str, Tensor]:
         """Return the weighted losses of each part, 0 where unknown."""
