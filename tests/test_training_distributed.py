@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -418,7 +419,9 @@ def test_arrays_of_any_length_come_to_the_first(odd_of_many: list[dict[str, Any]
 STOPPED = BASE | {"save_every": 2, "epochs": 3, "momentum": 0.9, "schedule": "constant"}
 
 
-def train_until_signal(rank: int, folder: Path, run_dir: Path, signals: dict[int, int]) -> None:
+def train_until_signal(
+    rank: int, folder: Path, run_dir: Path, signals: dict[int, int], settings: Mapping[str, Any] = {}
+) -> None:
     """Train, each rank sending itself the signal that is meant for it in the fifth step."""
     calls: list[int] = []
     inner = create("asymmetric", space=SPACE)
@@ -438,7 +441,8 @@ def train_until_signal(rank: int, folder: Path, run_dir: Path, signals: dict[int
 
     table = make_table(folder, 23)
     try:
-        fit(make_model(), Fatal(), table, config=TrainConfig(**STOPPED), run_dir=run_dir, progress="none")
+        config = TrainConfig(**STOPPED | settings)
+        fit(make_model(), Fatal(), table, config=config, run_dir=run_dir, progress="none")
     except RuntimeError as error:
         (run_dir / f"said-{rank}").write_text(str(error))
         sys.exit(3)

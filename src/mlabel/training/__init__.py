@@ -2,6 +2,7 @@
 
 from mlabel.training.bad_images import BadLog
 from mlabel.training.checkpoint import (
+    SavedTensors,
     best_checkpoint,
     list_checkpoints,
     load_checkpoint,
@@ -19,6 +20,7 @@ from mlabel.training.config import (
     OPTIMIZERS,
     PRECISIONS,
     SCHEDULES,
+    SHARD,
     SHARPNESS,
     TF32,
     UNFREEZE,
@@ -39,6 +41,7 @@ from mlabel.training.resizing import resize_batch, training_size
 from mlabel.training.sam import sharpen_gradient
 from mlabel.training.schedules import learning_rate
 from mlabel.training.scoring import TableScores, score_table
+from mlabel.training.sharding import gather_tensors
 from mlabel.training.state import Event, TrainState
 from mlabel.training.step import StepResult, train_step
 
@@ -51,6 +54,7 @@ __all__ = [
     "OPTIMIZERS",
     "PRECISIONS",
     "SCHEDULES",
+    "SHARD",
     "SHARPNESS",
     "TF32",
     "UNFREEZE",
@@ -62,6 +66,7 @@ __all__ = [
     "ProgressLine",
     "Ranks",
     "RunLog",
+    "SavedTensors",
     "StepResult",
     "TableScores",
     "TrainConfig",
@@ -70,6 +75,7 @@ __all__ = [
     "autocast",
     "best_checkpoint",
     "fit",
+    "gather_tensors",
     "join_ranks",
     "learning_rate",
     "leave_ranks",

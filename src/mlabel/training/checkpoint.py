@@ -13,6 +13,7 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mlabel._files import digest, read_json, sync_folder, to_json, write_atomica
 from mlabel.labels import LabelSpace
 from mlabel.models.pretrained import list_differences
 from mlabel.training.config import TrainConfig
+from mlabel.training.parts import is_part, part_like
 from mlabel.training.state import TrainState
 
 FORMAT = "mlabel.checkpoint/1"
@@ -38,7 +40,34 @@ WEIGHTS = ("judged", "last")
 _log = logging.getLogger(__name__)
 
 
-def save_checkpoint(state: TrainState, run_dir: str | Path, *, data: Mapping[str, str] | None = None) -> Path:
+@dataclass(frozen=True)
+class SavedTensors:
+    """What a checkpoint saves besides numbers.
+
+    Attributes:
+        model: The model's state dict.
+        optimizer: The optimiser's state dict.
+        average: Name to average of the weights; None: there is none.
+    """
+
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    average: dict[str, torch.Tensor] | None
+
+    @classmethod
+    def of(cls, state: TrainState) -> SavedTensors:
+        """Return those of `state`, as they are."""
+        average = None if state.average is None else state.average.tensors
+        return cls(state.model.state_dict(), state.optimizer.state_dict(), average)
+
+
+def save_checkpoint(
+    state: TrainState,
+    run_dir: str | Path,
+    *,
+    data: Mapping[str, str] | None = None,
+    tensors: SavedTensors | None = None,
+) -> Path:
     """Write `state` as a checkpoint of the run, remove those no longer kept, and return its folder.
 
     The `state.config.keep` newest stay, and so does the best. Where a sound checkpoint of this very step exists that
@@ -49,16 +78,25 @@ def save_checkpoint(state: TrainState, run_dir: str | Path, *, data: Mapping[str
         state: What to save.
         run_dir: The run's folder.
         data: Names and fingerprints of the tables trained on, so that a changed table is noticed on resume.
+        tensors: Those of the state; None: as they are in it, which must not be sharded (see
+            `mlabel.training.gather_tensors`).
 
     Raises:
+        ValueError: the state is sharded, and `tensors` are missing.
         OSError: the disk is full or refuses, or `run_dir` is not there (any more); earlier checkpoints are then
             untouched.
     """
+    tensors = tensors or SavedTensors.of(state)
+    if any(map(is_part, tensors.model.values())):
+        raise ValueError(
+            "each process has only a part of this model (shard='weights'); call gather_tensors(state, ranks) on all of "
+            "them, and save_checkpoint(state, run_dir, tensors=...) with what it gives on the first"
+        )
     folder = Path(run_dir) / "checkpoints"
     folder.mkdir(exist_ok=True)
     target = folder / f"step-{state.step:08d}"
     if not (target.exists() and not problems(target) and _counts_the_same(target, state)):
-        _write(state, target, dict(data or {}))
+        _write(state, target, dict(data or {}), saved=tensors)
     mark_best(state, run_dir)
     _prune(folder, state)
     return target
@@ -73,18 +111,18 @@ def mark_best(state: TrainState, run_dir: str | Path) -> None:
         write_atomically(pointer, content)
 
 
-def _write(state: TrainState, target: Path, data: dict[str, str]) -> None:
+def _write(state: TrainState, target: Path, data: dict[str, str], *, saved: SavedTensors) -> None:
     for leftover in target.parent.glob(".tmp-*"):
         shutil.rmtree(leftover)
     temporary = target.parent / f".tmp-{target.name}"
     temporary.mkdir()
     try:
-        tensors, settings = _split_optimizer(state.optimizer.state_dict())
-        write_synced(temporary / "model.safetensors", safetensors.torch.save(_plain(state.model.state_dict())))
+        tensors, settings = _split_optimizer(saved.optimizer)
+        write_synced(temporary / "model.safetensors", safetensors.torch.save(_plain(saved.model)))
         write_synced(temporary / "optimizer.safetensors", safetensors.torch.save(tensors))
         write_synced(temporary / "state.json", to_json(_describe(state, settings, data)).encode())
-        if state.average is not None:
-            write_synced(temporary / _AVERAGE, safetensors.torch.save(_plain(state.average.tensors)))
+        if saved.average is not None:
+            write_synced(temporary / _AVERAGE, safetensors.torch.save(_plain(saved.average)))
         files = {path.name: digest(path) for path in sorted(temporary.iterdir())}
         write_synced(temporary / "manifest.json", to_json({"format": FORMAT, "files": files}).encode())
         sync_folder(temporary)
@@ -254,7 +292,8 @@ def load_checkpoint(
     tensors = _read_tensors(Path(checkpoint) / "optimizer.safetensors")
     state.optimizer.load_state_dict(_join_optimizer(tensors, described["optimizer"], state.optimizer))
     _match_layout(state.optimizer)
-    state.model.load_state_dict(weights)
+    held = state.model.state_dict()
+    state.model.load_state_dict({name: part_like(tensor, held[name]) for name, tensor in weights.items()})
     if state.average is not None and average is not None:
         state.average.load(average)
     state.restore_counters(described["counters"])
@@ -299,16 +338,20 @@ def _join_optimizer(
     tensors: dict[str, torch.Tensor], settings: dict[str, Any], optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
     """Return the optimiser state dictionary that `_split_optimizer` took apart."""
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
     state: dict[int, dict[str, Any]] = {int(i): dict(held) for i, held in settings["numbers"].items()}
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
+        state.setdefault(int(index), {})[name] = part_like(tensor, parameters[int(index)])
     groups = settings["param_groups"]
     wanted = [len(group["params"]) for group in optimizer.param_groups]
     if [len(group["params"]) for group in groups] != wanted:
         raise ValueError(f"the checkpoint's optimiser has other parameter groups; {wanted} parameters were wanted")
     # JSON knows no tuples, and the optimisers compare and unpack them.
     groups = [{k: tuple(v) if isinstance(v, list) and k != "params" else v for k, v in g.items()} for g in groups]
+    # Which kernel computes is no setting of the training: a sharded one has none for all parameters at once.
+    kernels = [{"fused": group["fused"]} if "fused" in group else {} for group in optimizer.param_groups]
+    groups = [saved | kernel for saved, kernel in zip(groups, kernels, strict=True)]
     return {"state": state, "param_groups": groups}
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from mlabel._checks import resolve
 from mlabel.data import ImageTable
 from mlabel.metrics.evaluation import EXTRA_METRICS, METRICS
@@ -29,3 +32,17 @@ def fingerprints(train_table: ImageTable, val_table: ImageTable | None) -> dict[
     """Return the fingerprint of each table of a training, by the name of its part."""
     tables = {"train": train_table} if val_table is None else {"train": train_table, "val": val_table}
     return {name: table.fingerprint for name, table in tables.items()}
+
+
+@contextmanager
+def explain_small_batch() -> Iterator[None]:
+    """Say what to do where torch finds a batch too small for batch normalisation."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 value per channel"):
+            raise
+        raise ValueError(
+            "batch_size=1 is too small for the batch normalisation of this network, whose last feature map is a single "
+            "pixel at this image_size; use batch_size=2 or more"
+        ) from error

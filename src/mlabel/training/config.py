@@ -24,6 +24,7 @@ COMPILE = ("none", "default", "reduce-overhead", "max-autotune")
 MEMORY_FORMATS = ("channels_last", "contiguous")
 TF32 = ("default", "on", "off")
 SHARPNESS = ("none", "sam", "gsam")
+SHARD = ("none", "weights")
 _OPTIONS = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
@@ -35,6 +36,7 @@ _OPTIONS = {
     "weight_decay_on": WEIGHT_DECAY_ON,
     "batch_norm": BATCH_NORM,
     "sharpness": SHARPNESS,
+    "shard": SHARD,
     "compile": COMPILE,
     "memory_format": MEMORY_FORMATS,
     "tf32": TF32,
@@ -43,7 +45,7 @@ _OPTIONS = {
 
 # What may differ between a checkpoint and the training that goes on from it, without changing any number that was
 # reached before. A training that a bad image stopped can thus go on without it.
-FREE_TO_CHANGE = frozenset({"num_workers", "keep", "save_every", "on_bad", "max_bad", "log", "log_every"})
+FREE_TO_CHANGE = frozenset({"num_workers", "keep", "save_every", "on_bad", "max_bad", "log", "log_every", "shard"})
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,9 @@ class TrainConfig:
         batch_norm: `batch`: the backbone's batch norms use the statistics of each batch in training; `frozen`: their
             running ones, which then stay those of the pretrained weights, as suits small batches. Their scales and
             shifts train either way. The head's always use the batch.
+        shard: What several processes share out, so that each needs less memory: `none`: each has the whole model;
+            `weights`: each has its part of the weights, the gradients and the state of the optimiser, and the weights
+            of a layer are gathered as it is computed. Not with `compile`, `freeze` or fp16.
 
     Raises:
         ValueError: a value out of its range, or an unknown name.
@@ -182,6 +187,7 @@ class TrainConfig:
     head_lr: float | None = None
     weight_decay_on: str = "all"
     batch_norm: str = "batch"
+    shard: str = "none"
 
     def __post_init__(self) -> None:
         for name, options in _OPTIONS.items():
@@ -220,6 +226,21 @@ class TrainConfig:
             raise ValueError(f"ema must be from 0 to below 1, or None; got {self.ema!r}")
         if self.unfreeze_epoch is not None and self.freeze is None:
             raise ValueError("unfreeze_epoch needs freeze, the last stage that is frozen until then")
+        if self.shard != "none":
+            self._check_shardable()
+
+    def _check_shardable(self) -> None:
+        for name, wanted in (("compile", "none"), ("freeze", None)):
+            if getattr(self, name) != wanted:
+                raise ValueError(
+                    f"shard={self.shard!r} cannot go together with {name}={getattr(self, name)!r}; use "
+                    f"{name}={wanted!r}, or shard='none'"
+                )
+        if self.precision == "fp16":
+            raise ValueError(
+                f"shard={self.shard!r} cannot go together with precision='fp16'; use precision='bf16' or 'fp32', or "
+                "shard='none'"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a dictionary for JSON; `from_dict` reads it."""

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from mlabel.training.parts import is_part, put
+
 
 class WeightAverage:
     """An exponential moving average of a model's weights, and of its buffers of fractions (batch-norm statistics).
@@ -42,26 +44,30 @@ class WeightAverage:
     def update(self, model: nn.Module, number: int) -> None:
         """Take in the weights after an update of `model`; `number` is that of the update, counted from 0."""
         share = 1.0 - min(self.decay, (1 + number) / (10 + number))
-        averages, values = [], []
+        # By whether it is sharded, as buffers are not: one kernel takes the ones or the others.
+        averages: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+        values: dict[bool, list[torch.Tensor]] = {True: [], False: []}
         with torch.no_grad():
             for name, tensor in _state(model).items():
                 if tensor.dtype.is_floating_point:
-                    averages.append(self.tensors[name])
-                    values.append(_wide(tensor))
+                    averages[is_part(tensor)].append(self.tensors[name])
+                    values[is_part(tensor)].append(_wide(tensor))
                 else:
                     self.tensors[name].copy_(tensor)
-            torch._foreach_lerp_(averages, values, share)
+            for kind in (True, False):
+                if values[kind]:
+                    torch._foreach_lerp_(averages[kind], values[kind], share)
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Go on from these averages, of the same names and shapes."""
         for name, tensor in tensors.items():
-            self.tensors[name].copy_(tensor)
+            put(self.tensors[name], tensor)
 
     def copy_to(self, model: nn.Module) -> None:
         """Put the average into `model`."""
         with torch.no_grad():
             for name, tensor in _state(model).items():
-                tensor.copy_(self.tensors[name])
+                put(tensor, self.tensors[name])
 
     @contextmanager
     def in_place_of(self, model: nn.Module) -> Iterator[None]:

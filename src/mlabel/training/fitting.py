@@ -23,6 +23,7 @@ from mlabel.training.config import TrainConfig
 from mlabel.training.distributed import Ranks, join_ranks
 from mlabel.training.loop import train
 from mlabel.training.progress import ProgressLine
+from mlabel.training.sharding import gather_tensors
 from mlabel.training.state import TrainState
 
 _log = logging.getLogger(__name__)
@@ -125,8 +126,8 @@ def _stop(state: TrainState, run_dir: str | Path | None, number: int, *, data: M
     name, said = signal.Signals(number).name, ""
     if run_dir is None:
         said = f"{name}: stopped after step {state.step}; nothing was saved, as there is no run folder"
-    elif ranks.first:
-        saved = save_checkpoint(state, run_dir, data=data)
+    elif (tensors := gather_tensors(state, ranks)) is not None:
+        saved = save_checkpoint(state, run_dir, data=data, tensors=tensors)
         said = f"{name}: saved {saved}; go on with resume='auto' (--resume auto)"
     if ranks.first:
         print(said, file=sys.stderr)

@@ -41,6 +41,9 @@ class GradientSum:
         bucket_bytes: How much travels at once.
     """
 
+    # Whether a rank without samples must run the network all the same, as the others wait for it in every pass.
+    every_rank_passes = False
+
     def __init__(self, ranks: Ranks, *, bucket_bytes: int = BUCKET_BYTES) -> None:
         self.ranks = ranks
         self._limit = bucket_bytes
@@ -142,19 +145,26 @@ def batch_norms_of_all_ranks(model: nn.Module, ranks: Ranks) -> Iterator[None]:
     come back at the end. Norms that are more than batch normalisation, such as those of timm that contain the
     activation, stay as they are.
     """
-    replaced: list[tuple[nn.Module, str, nn.Module]] = []
-    if ranks.size > 1 and next(model.parameters()).device.type == "cuda":
-        for parent in list(model.modules()):
-            for name, child in list(parent.named_children()):
-                if type(child) in _PLAIN_NORMS:
-                    setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
-                    replaced.append((parent, name, child))
+    replaced = share_batch_norms(model, ranks)
     try:
         yield
     finally:
         for parent, name, child in replaced:
             child.train(getattr(parent, name).training)
             setattr(parent, name, child)
+
+
+def share_batch_norms(model: nn.Module, ranks: Ranks) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Put `SyncBatchNorm` in the place of batch norms as `batch_norms_of_all_ranks` does, and return those."""
+    replaced: list[tuple[nn.Module, str, nn.Module]] = []
+    if ranks.size == 1 or next(model.parameters()).device.type != "cuda":
+        return replaced
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) in _PLAIN_NORMS:
+                setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+                replaced.append((parent, name, child))
+    return replaced
 
 
 def has_shared_norms(model: nn.Module) -> bool:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,14 @@ from mlabel.models import Classifier
 from mlabel.training.bad_images import NAME as BAD_NAME
 from mlabel.training.bad_images import BadLog
 from mlabel.training.checkpoint import load_checkpoint, mark_best, save_checkpoint
-from mlabel.training.checks import check_monitor, check_tables, fingerprints
+from mlabel.training.checks import check_monitor, check_tables, explain_small_batch, fingerprints
 from mlabel.training.compiling import CompiledNetwork, explain_compiler
 from mlabel.training.config import TrainConfig
 from mlabel.training.distributed import Ranks, find_checkpoint, join_ranks
 from mlabel.training.ema import WeightAverage
 from mlabel.training.folder import lock_run, refuse_used, write_history, write_run_config
 from mlabel.training.freezing import Freezing
-from mlabel.training.gradients import GradientSum, batch_norms_of_all_ranks
+from mlabel.training.gradients import batch_norms_of_all_ranks
 from mlabel.training.logs import RunLog
 from mlabel.training.optimisers import make_optimizer
 from mlabel.training.precision import resolve_precision, tensor_float32
@@ -38,6 +38,7 @@ from mlabel.training.reading import read_batches
 from mlabel.training.resizing import check_sizes, resize_batch, training_size
 from mlabel.training.schedules import learning_rate
 from mlabel.training.scoring import TableScores, score_table
+from mlabel.training.sharding import TrainedModel, gather_tensors
 from mlabel.training.state import Event, TrainState
 from mlabel.training.step import StepResult, train_step
 
@@ -70,7 +71,8 @@ def train(
 
     Args:
         model: Changed in place; it ends with its last weights, and where they are averaged, the average is in
-            `event.state.average`.
+            `event.state.average`. Where several processes share it out (`config.shard`), `event.state.model` is what
+            trains, and this one has the weights of the last evaluation until the end.
         loss: A loss of `mlabel.losses`, or any callable of (logits, targets).
         train_table: What is learned from.
         val_table: What `config.monitor` is measured on; None: nothing is measured, and no checkpoint is the best.
@@ -123,7 +125,6 @@ class _Training:
         self.val_table = val_table
         self.config = config
         self.ranks = ranks
-        self.gradients = GradientSum(ranks)
         self.data = fingerprints(train_table, val_table)
         self.loader = Loader(
             train_table,
@@ -143,11 +144,15 @@ class _Training:
             on_bad=config.on_bad,
             max_bad=config.max_bad if ranks.size == 1 else 1.0,  # of all ranks together, reading looks at it
         )
+        precision = resolve_precision(config.precision, device)
+        self._check_ranks(precision)
+        self.trained = TrainedModel(model, config, ranks)
+        self.trained.check(precision)
+        model = self.trained.model
         self.bad = BadLog()
         self.log = RunLog(None, config)
         self.clock = time.perf_counter()
         Freezing(model, config)  # refuses an unknown stage; `run` makes the one for the network of several ranks
-        precision = resolve_precision(config.precision, device)
         share = len(range(ranks.rank, config.batch_size, ranks.size))
         network = None if config.compile == "none" else CompiledNetwork(model, config.compile, share)
         self.state = TrainState(
@@ -171,21 +176,27 @@ class _Training:
             try:
                 while state.epoch < self.config.epochs and not state.stopped:
                     yield from self._epoch(run_dir)
+                self.trained.bring_back()
                 yield Event.of("end", state, notes=self._notes())
+            except GeneratorExit as left:
+                if left.__context__ is None:  # nothing went wrong where the events went, which another rank would miss
+                    self.trained.bring_back()
+                raise
             finally:
                 self.freezing.end()
-                self.gradients.close()
+                self.trained.gradients.close()
                 self.loader.close()
                 self.log.close()
 
-    def _begin(self, run_dir: Path | None, resume: str | Path | None, allow_changed_data: bool) -> None:
-        ranks, average = self.ranks, self.state.average
+    def _check_ranks(self, precision: str) -> None:
         described = {f"the {name} table": value for name, value in self.data.items()}
-        settings = {"the settings": self.config.to_dict(), "the precision chosen": self.state.precision}
-        ranks.check_same({**described, **settings})
+        settings = {"the settings": self.config.to_dict(), "the precision chosen": precision}
+        self.ranks.check_same({**described, **settings})
+
+    def _begin(self, run_dir: Path | None, resume: str | Path | None, allow_changed_data: bool) -> None:
         if run_dir is not None:
             self._open(run_dir, resume, allow_changed_data)
-        ranks.share([*self.state.model.state_dict().values(), *(average.tensors.values() if average else ())])
+        self.trained.share(self.state.average)
 
     def _open(self, run_dir: Path, resume: str | Path | None, allow_changed_data: bool) -> None:
         """Go on from a checkpoint where there is one, and begin what is written into the run's folder."""
@@ -198,6 +209,7 @@ class _Training:
             load_checkpoint(checkpoint, state, data=self.data, allow_changed_data=allow_changed_data)
             # Of a table that has become smaller, the epoch under way may be over.
             state.batch = min(state.batch, len(self.loader))
+            self.trained.check(state.precision)
             _log.info("going on from %s", checkpoint)
             if state.precision != chosen and ranks.first:
                 _log.warning(
@@ -261,14 +273,19 @@ class _Training:
         rate = learning_rate(self.config, state.updates, state.steps_per_epoch)
         prepared = [self._prepare(batch) for batch in batches]
         self.freezing.apply(state.epoch)
-        with _explained(), explain_compiler(self.config.compile), tensor_float32(self.config.tf32):
+        with (
+            explain_small_batch(),
+            explain_compiler(self.config.compile),
+            self.trained.explained(),
+            tensor_float32(self.config.tf32),
+        ):
             result = train_step(
                 state,
                 self.loss,
                 prepared,
                 precision=state.precision,
                 learning_rate=rate,
-                gradients=self.gradients,
+                gradients=self.trained.gradients,
             )
         state.batch = batches[-1].number + 1
         return self._note(result, batches)
@@ -346,11 +363,11 @@ class _Training:
                 yield self._save(run_dir)
 
     def _validate(self, table: ImageTable) -> dict[str, float]:
-        model, config, average = self.state.model, self.config, self.state.average
+        config, average = self.config, self.state.average
         bad: list[BadImage] = []
         try:
-            held = nullcontext() if average is None else average.in_place_of(model)
-            with held, tensor_float32(config.tf32):
+            held = nullcontext() if average is None else average.in_place_of(self.state.model)
+            with held, self.trained.as_whole() as model, tensor_float32(config.tf32):
                 scores = score_table(
                     model,
                     table,
@@ -377,21 +394,8 @@ class _Training:
         return {f"val_{name}": float(result[name]) for name in kept if name != "loss"}
 
     def _save(self, run_dir: Path) -> Event:
-        if self.ranks.first:
-            save_checkpoint(self.state, run_dir, data=self.data)
+        tensors = gather_tensors(self.state, self.ranks)
+        if tensors is not None:
+            save_checkpoint(self.state, run_dir, data=self.data, tensors=tensors)
         self.clock = time.perf_counter()
         return Event.of("checkpoint", self.state)
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Say what to do where torch finds a batch too small for batch normalisation."""
-    try:
-        yield
-    except ValueError as error:
-        if not str(error).startswith("Expected more than 1 value per channel"):
-            raise
-        raise ValueError(
-            "batch_size=1 is too small for the batch normalisation of this network, whose last feature map is a single "
-            "pixel at this image_size; use batch_size=2 or more"
-        ) from error

@@ -12,13 +12,15 @@ from mlabel._checks import resolve
 from mlabel.models import Classifier
 from mlabel.models.stages import list_stages, norm_parameters, stages_until
 from mlabel.training.config import TrainConfig
+from mlabel.training.parts import is_part
 
 Builder = Callable[[list[dict[str, Any]], TrainConfig], torch.optim.Optimizer]
 
 
 def _fused(groups: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the option of one kernel for all parameters, where the device has it."""
-    return {"fused": True} if groups[0]["params"][0].device.type in ("cpu", "cuda") else {}
+    first = groups[0]["params"][0]
+    return {"fused": True} if first.device.type in ("cpu", "cuda") and not is_part(first) else {}
 
 
 _BUILDERS: dict[str, Builder] = {

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from mlabel.training.parts import whole
+
 # Keeps a gradient of 0 from being divided by its norm.
 _TINY = 1e-12
 
@@ -44,7 +46,7 @@ def sharpen_gradient(
     References: Foret, Kleiner, Mobahi and Neyshabur (2021); Zhuang et al. (2022).
     """
     here = [_gradient(parameter) for parameter in parameters]
-    norm = nn.utils.get_total_norm(here)
+    norm = whole(nn.utils.get_total_norm(here))
     if not torch.isfinite(norm):
         return 0.0
     weights = [parameter.detach().clone() for parameter in parameters]
@@ -76,4 +78,4 @@ def _gradient(parameter: nn.Parameter) -> torch.Tensor:
 
 
 def _dot(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.stack([(a * b).sum() for a, b in zip(first, second, strict=True)]).sum()
+    return whole(torch.stack([(a * b).sum() for a, b in zip(first, second, strict=True)]).sum())

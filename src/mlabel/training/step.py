@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from mlabel.data import Batch
 from mlabel.losses import BatchLoss
 from mlabel.training.distributed import ALONE
 from mlabel.training.gradients import GradientSum, has_shared_norms, mean_of_batch_norms
+from mlabel.training.parts import whole
 from mlabel.training.precision import autocast
 from mlabel.training.sam import sharpen_gradient
 from mlabel.training.state import TrainState
@@ -126,7 +127,7 @@ def _backward(
         if number == len(batches):
             gradients.watch(state.model)
         if not len(batch):
-            _backward_of_nothing(state, batch, precision)
+            _backward_of_nothing(state, batch, precision, gradients)
             continue
         logits = forward(state.model, batch, precision, network=state.network)
         parts = loss.parts(logits, batch.targets, batch.mask)
@@ -141,11 +142,18 @@ def _backward(
     return {group: (sums[group], counts[group]) for group in whole}
 
 
-def _backward_of_nothing(state: TrainState, batch: Batch, precision: str) -> None:
+def _backward_of_nothing(state: TrainState, batch: Batch, precision: str, gradients: GradientSum) -> None:
     """Do what the other ranks wait for where this one has no sample of a batch."""
     state.scaler.scale(torch.zeros((), device=state.device))  # it is made by its first use
     if has_shared_norms(state.model):
         forward(state.model, batch, precision).float().sum().backward()
+    elif gradients.every_rank_passes:
+        # Some networks cannot compute no image at all, and batch norms none alone; these two weigh nothing.
+        restore_buffers = _remember_buffers(state.model)
+        blank = replace(batch, images=batch.images.new_zeros(2, *batch.images.shape[1:]))
+        logits = forward(state.model, blank, precision)
+        logits.backward(torch.zeros_like(logits))
+        restore_buffers()
 
 
 def _value(parts: dict[str, tuple[float, float]]) -> float:
@@ -190,7 +198,7 @@ def _apply(state: TrainState) -> bool:
     if not parameters:
         return True
     state.scaler.unscale_(state.optimizer)
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
     finite = bool(torch.isfinite(norm))
     if finite and state.config.clip_norm is not None:
         nn.utils.clip_grads_with_norm_(parameters, state.config.clip_norm, norm)
@@ -203,8 +211,8 @@ def _apply(state: TrainState) -> bool:
 def _name_bad(model: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of the parameters that are not finite, and of those whose gradient is not."""
     named = list(model.named_parameters())
-    values = tuple(name for name, p in named if not torch.isfinite(p).all())
-    return values, tuple(name for name, p in named if p.grad is not None and not torch.isfinite(p.grad).all())
+    values = tuple(name for name, p in named if not torch.isfinite(whole(p)).all())
+    return values, tuple(name for name, p in named if p.grad is not None and not torch.isfinite(whole(p.grad)).all())
 
 
 def _remember_buffers(model: nn.Module) -> Callable[[], None]:
