@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 import signal
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from test_training_distributed import (
 )
 from torch import nn
 
+from mlabel.data import Loader
 from mlabel.losses import as_loss, create
 from mlabel.models import Classifier, create_model
 from mlabel.training import (
@@ -36,6 +39,7 @@ from mlabel.training import (
     save_checkpoint,
     score_table,
     sharding,
+    step,
     train,
 )
 from mlabel.training.distributed import Ranks
@@ -49,6 +53,7 @@ CASES: dict[str, dict[str, Any]] = {
     "averaged": {"ema": 0.9, "accumulate": 2, "batch_size": 3, "layer_decay": 0.5},
     "flat": {"sharpness": "gsam", "batch_size": 5, "clip_norm": 0.5},
     "frozen norms": {"batch_norm": "frozen", "batch_size": 3, "optimizer": "adadelta"},
+    "norms": {"batch_size": 1, "epochs": 1},  # all images are the first rank's, and so are the statistics
     "resized": {"progressive_resize": (8,), "batch_size": 2},
 }
 LONG = BASE | {"optimizer": "adamw", "lr": 0.01, "ema": 0.8, "save_every": 2, "epochs": 3, "schedule": "constant"}
@@ -66,7 +71,7 @@ def train_all_cases(folder: Path, shard: dict[str, str]) -> dict[str, Any]:
 
 
 def train_case(folder: Path, name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    model, table = make_model(norm=name == "frozen norms", seed=7 + join_ranks("cpu").rank), make_table(folder, 23)
+    model, table = make_model(norm="norms" in name, seed=7 + join_ranks("cpu").rank), make_table(folder, 23)
     loss = create("asymmetric", space=SPACE)
     history = fit(model, loss, table, table, config=TrainConfig(**BASE | settings), progress="none")
     scores = score_table(model, table, as_loss(loss, SPACE), precision="fp32", ranks=join_ranks("cpu"))
@@ -90,12 +95,15 @@ def go_on(folder: Path, run_dir: str | None, shard: dict[str, str], stop: int | 
         first = first or event.step
         if event.step == stop and event.kind == "step":
             break
-    del events
-    average = event.state.average
+    average, last = event.state.average, event.state.model.state_dict()
     assert average is not None
     with torch.no_grad():
+        last = {name: whole(tensor).clone() for name, tensor in last.items()}
+    events.close()
+    with torch.no_grad():
         averages = {name: whole(tensor).clone() for name, tensor in average.tensors.items()}
-    return {"weights": dict(model.state_dict()), "average": averages, "history": event.state.history, "first": first}
+    given = {"weights": dict(model.state_dict()), "last": last, "average": averages}
+    return {**given, "history": event.state.history, "first": first}
 
 
 def do_all(folder: Path) -> dict[str, Any]:
@@ -103,7 +111,7 @@ def do_all(folder: Path) -> dict[str, Any]:
     sharding.SMALL_BYTES, sharding.UNIT_BYTES = 1, 100  # so that a tiny network has several units
     ranks = join_ranks("cpu")
     given: dict[str, Any] = {"cases": train_all_cases(folder, SHARDED), "parts": look_at_parts(folder)}
-    given["stopped"] = go_on(folder, "sharded", SHARDED, stop=6)["weights"]
+    given["stopped"] = go_on(folder, "sharded", SHARDED, stop=6)
     if ranks.first:
         shutil.copytree(folder / "sharded", folder / "sharded-again")
     ranks.wait()
@@ -145,9 +153,10 @@ def sharding_class() -> type:
     return FSDPModule
 
 
-def refuse(folder: Path) -> dict[str, str]:
-    """Return what is said to who saves a part alone, or goes on in fp16."""
-    given, table = {}, make_table(folder, 5)
+def refuse(folder: Path) -> dict[str, Any]:
+    """Return what is said to who saves a part alone, or goes on in fp16, and what is left after an error."""
+    given: dict[str, Any] = {}
+    table = make_table(folder, 5)
     loss, ranks = create("asymmetric", space=SPACE), join_ranks("cpu")
     events = train(make_model(), loss, table, config=TrainConfig(**BASE | SHARDED))
     event = next(events)
@@ -157,6 +166,13 @@ def refuse(folder: Path) -> dict[str, str]:
     gathered = gather_tensors(event.state, ranks)
     assert (gathered is not None) == ranks.first
     events.close()
+    model = make_model()
+    with (
+        pytest.raises(ZeroDivisionError),
+        closing(train(model, loss, table, config=TrainConfig(**BASE | SHARDED))) as events,
+    ):
+        raise ZeroDivisionError(next(events).step)
+    given["left"] = model.backbone.conv.weight.detach()  # as it was at the last evaluation, which there was none
     trained = sharding.TrainedModel(make_model(), TrainConfig(**SHARDED), ranks)
     with pytest.raises(ValueError, match="precision 'fp16'") as error:
         trained.check("fp16")
@@ -223,8 +239,14 @@ def test_a_checkpoint_is_the_same_with_and_without_sharding(folder: Path, of_two
 
 
 def test_who_stops_early_has_the_weights_of_that_moment(of_two: list[dict[str, Any]]) -> None:
-    assert not torch.equal(of_two[0]["stopped"]["backbone.conv.weight"], make_model().backbone.conv.weight)
-    assert_near(of_two[0]["stopped"], of_two[1]["stopped"])
+    for given in (each["stopped"] for each in of_two):
+        assert given["weights"].keys() == given["last"].keys()
+        assert all(torch.equal(tensor, given["last"][name]) for name, tensor in given["weights"].items())
+
+
+def test_after_an_error_of_one_process_nobody_waits_for_it(of_two: list[dict[str, Any]]) -> None:
+    for given in of_two:
+        assert torch.equal(given["refused"]["left"], make_model().backbone.conv.weight)
 
 
 def test_saving_a_part_and_fp16_are_refused(of_two: list[dict[str, Any]]) -> None:
@@ -278,7 +300,7 @@ class Nested(nn.Module):
     ("limit", "names"),
     [
         (1000, ["backbone.block", "head"]),
-        (150, ["backbone.block.2", "head"]),
+        (100, ["backbone.block.2", "head"]),
         (10, ["backbone.block.2", "head.linear"]),
     ],
 )
@@ -292,6 +314,24 @@ def test_units_are_the_outermost_modules_that_are_called_once(
     assert [name for name, each in model.named_modules() if each in units] == names
     assert model.training
     assert not any(each._forward_pre_hooks for each in model.modules())
+
+
+def test_a_batch_without_images_weighs_nothing(folder: Path) -> None:
+    table, loss = make_table(folder, 5), create("asymmetric", space=SPACE)
+    events = train(make_model(norm=True), loss, table, config=TrainConfig(**BASE))
+    state = next(events).state
+    before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    batch = next(iter(Loader(table, batch_size=5, image_size=(12, 12)).epoch()))
+    nothing = replace(batch, images=batch.images[:0])
+    step._backward_of_nothing(state, nothing, "fp32", sharding.GradientsOfParts(Ranks()))
+    gradients = {name: each.grad for name, each in state.model.named_parameters()}
+    assert {name for name, each in gradients.items() if each is None} == {
+        "backbone.unused.weight",
+        "backbone.unused.bias",
+    }
+    assert all(not each.any() for each in gradients.values() if each is not None)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state.model.state_dict().items())
+    events.close()
 
 
 def test_whole_tensors_stay_as_they_are() -> None:
