@@ -71,7 +71,7 @@ def train(
 
     Args:
         model: Changed in place; it ends with its last weights, and where they are averaged, the average is in
-            `event.state.average`. With `config.shard` a copy trains, and gives it its weights at evaluations and the end.
+            `event.state.average`. With `config.shard` a copy trains; it gets the weights at evaluations and the end.
         loss: A loss of `mlabel.losses`, or any callable of (logits, targets).
         train_table: What is learned from.
         val_table: What `config.monitor` is measured on; None: nothing is measured, and no checkpoint is the best.
