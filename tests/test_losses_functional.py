@@ -130,7 +130,7 @@ def test_gradcheck_in_float64(fn):
 
 @every
 def test_the_fused_sum_is_that_of_the_plain_formula(fn, monkeypatch):
-    monkeypatch.setattr("mlabel.losses.fused.CPU_BLOCK", 6)  # two rows a block
+    monkeypatch.setattr("mlabel.losses.fused.CPU_SCRATCH", 12)  # one to four rows a block
     x, few = batch(rows=9, density=0.05, dtype=torch.float64)
     known = torch.rand(x.shape, generator=torch.Generator().manual_seed(3)) < 0.8
     assert 0 < few.sum() <= few.numel() / FEW

@@ -18,8 +18,8 @@ from torch.autograd.function import once_differentiable
 from mlabel.losses._formulas import focal_factors, promote
 from mlabel.losses.kernels import Kernel, Scratch
 
-# Entries of a block: on the CPU a handful of float32 buffers of this size stay in the cache.
-CPU_BLOCK, OTHER_BLOCK = 1 << 17, 1 << 22
+# Entries of all buffers of a block together: on the CPU 1.5 MB of float32, which stay in the cache.
+CPU_SCRATCH, OTHER_SCRATCH = 3 << 17, 3 << 22
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Positives are few when at most one entry in so many has a target other than 0.
 FEW = 8
@@ -76,11 +76,12 @@ class _WeightedSum(torch.autograd.Function):
 
 def _sweep(logits: Tensor, kernel: Kernel, entries: Entries, slope: Tensor | None, factor: float | Tensor) -> Tensor:
     """Return the sum; write the slopes, times `factor`, into `slope` (N, L)."""
-    few = _few_positives(entries, logits)
+    step = _rows_of_block(logits, kernel)
+    few = _few_positives(entries, logits, step)
     if few is None:
         return _sweep_dense(logits, kernel, entries, slope, factor)
     at, targets, bounds = few
-    sums, step, scratch, aside = [], _rows_of_block(logits), Scratch(), Scratch()
+    sums, scratch, aside = [], Scratch(), Scratch()
     negative = entries.negative * factor
     for number, start in enumerate(range(0, len(logits), step)):
         rows = slice(start, start + step)
@@ -139,7 +140,7 @@ def _sweep_dense(
     logits: Tensor, kernel: Kernel, entries: Entries, slope: Tensor | None, factor: float | Tensor
 ) -> Tensor:
     """Do as `_sweep`, both terms taken everywhere: no step waits for a count, which an accelerator would have to."""
-    sums, step, scratch = [promote(logits[:0]).sum()], _rows_of_block(logits), (Scratch(), Scratch())
+    sums, step, scratch = [promote(logits[:0]).sum()], _rows_of_block(logits, kernel), (Scratch(), Scratch())
     for start in range(0, len(logits), step):
         rows = slice(start, start + step)
         x = promote(logits[rows])
@@ -163,19 +164,19 @@ def _write(slope: Tensor, rows: slice, values: Tensor) -> None:
         slope[rows] = values
 
 
-def _rows_of_block(logits: Tensor) -> int:
-    block = CPU_BLOCK if logits.device.type == "cpu" else OTHER_BLOCK
+def _rows_of_block(logits: Tensor, kernel: Kernel) -> int:
+    block = (CPU_SCRATCH if logits.device.type == "cpu" else OTHER_SCRATCH) / kernel.buffers
     return max(1, round(block / max(1, logits.shape[1])))
 
 
-def _few_positives(entries: Entries, logits: Tensor) -> tuple[Tensor, Tensor, list[int]] | None:
+def _few_positives(entries: Entries, logits: Tensor, step: int) -> tuple[Tensor, Tensor, list[int]] | None:
     """Return the flat positions (P,) at which targets are not 0, the values there, and each block's first position.
 
     None where they are not few, or where finding them would make an accelerator wait.
     """
     if logits.device.type != "cpu":
         return None
-    targets, step = entries.targets, _rows_of_block(logits)
+    targets = entries.targets
     starts = [*range(0, len(logits), step), len(logits)]
     if isinstance(targets, Tensor):
         places = _nonzero(targets)

@@ -38,11 +38,12 @@ Term = Callable[[Tensor, Tensor, Scratch], Tensor]
 
 
 class Kernel(NamedTuple):
-    """Both terms of an elementwise loss."""
+    """Both terms of an elementwise loss, and how many buffers the negative one computes in."""
 
     positive: Term
     negative: Term
     alpha: Any = None
+    buffers: int = 3
 
 
 def _mirrored(x: Tensor, slope: Tensor, scratch: Scratch, *, negative: Term) -> Tensor:
@@ -145,14 +146,14 @@ def _with_margin(x: Tensor, slope: Tensor, scratch: Scratch, *, gamma: float, ma
 
 
 def _binary_cross_entropy_kernel() -> Kernel:
-    return Kernel(partial(_mirrored, negative=_soft_plus), _soft_plus)
+    return Kernel(partial(_mirrored, negative=_soft_plus), _soft_plus, buffers=1)
 
 
 def _focal_kernel(*, gamma: float = 2.0, alpha: Any = None) -> Kernel:
     check_gamma(gamma, "gamma")
     focal_factors(alpha, torch.zeros(()))
     negative = partial(_down_weighted, gamma=float(gamma))
-    return Kernel(partial(_mirrored, negative=negative), negative, alpha)
+    return Kernel(partial(_mirrored, negative=negative), negative, alpha, buffers=2)
 
 
 def _asymmetric_kernel(*, gamma_neg: float = 4.0, gamma_pos: float = 1.0, clip: float = 0.05) -> Kernel:
@@ -161,14 +162,14 @@ def _asymmetric_kernel(*, gamma_neg: float = 4.0, gamma_pos: float = 1.0, clip: 
     check_clip(clip)
     positive = partial(_mirrored, negative=partial(_down_weighted, gamma=float(gamma_pos)))
     if clip == 0.0:
-        return Kernel(positive, partial(_down_weighted, gamma=float(gamma_neg)))
+        return Kernel(positive, partial(_down_weighted, gamma=float(gamma_neg)), buffers=2)
     return Kernel(positive, partial(_shifted, gamma=float(gamma_neg), clip=float(clip)))
 
 
 def _poly1_kernel(*, epsilon: float = 1.0) -> Kernel:
     check_at_least(epsilon, -1.0, "epsilon")
     negative = partial(_poly1, epsilon=float(epsilon))
-    return Kernel(partial(_mirrored, negative=negative), negative)
+    return Kernel(partial(_mirrored, negative=negative), negative, buffers=2)
 
 
 def _hill_kernel(*, lamb: float = 1.5, margin: float = 1.0, gamma: float = 2.0) -> Kernel:
