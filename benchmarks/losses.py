@@ -1,8 +1,9 @@
 """Losses forward and backward on the CPU: ours through `Loss` beside timm, torchvision and torch, in one process.
 
-Every case is a mean over float32 logits (N, L) and targets of which one entry in 300 is positive. Times are the best of
-several rounds, in which the cases take turns, so that other work on the machine disturbs them least. Memory is the
-highest sum of what torch holds beyond the inputs, the gradient included, in buffers of the logits' size.
+Every case is a mean over float32 logits (N, L) and targets of which one entry in 300 is positive. Times are medians
+over rounds in which the cases take turns. The best of them would be no measure: whether the memory of so many buffers
+is still there or has to be asked for anew doubles the time of a step from one to the next. Memory is the highest sum
+of what torch holds beyond the inputs, the gradient included, in buffers of the logits' size.
 Run `python -m benchmarks.losses`, or with `--quick` for the smallest shape.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -65,15 +67,15 @@ def step(loss: LossCall, logits: Tensor) -> None:
 
 
 def measure_times(losses: dict[str, LossCall], logits: Tensor, rounds: int) -> dict[str, float]:
-    """Return the best time of a step of each case, in milliseconds."""
-    best = dict.fromkeys(losses, float("inf"))
-    for _ in range(rounds):
+    """Return the median time of a step of each case, in milliseconds."""
+    times: dict[str, list[float]] = {name: [] for name in losses}
+    for _ in range(rounds + 1):
         for name, loss in losses.items():
             for _ in range(3):
                 start = time.perf_counter()
                 step(loss, logits)
-                best[name] = min(best[name], 1e3 * (time.perf_counter() - start))
-    return best
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(found[3:]) for name, found in times.items()}  # the first round warms up
 
 
 def measure_memory(loss: LossCall, logits: Tensor) -> float:
