@@ -26,6 +26,7 @@ from mlabel.data import (
     rank_share,
     repeat_factors,
 )
+from mlabel.data.sampling import checked_order
 from mlabel.labels import Group, LabelSpace
 
 MATRICES = hnp.arrays(np.uint8, st.tuples(st.integers(1, 30), st.integers(1, 6)), elements=st.integers(0, 1))
@@ -316,3 +317,38 @@ def test_a_sampler_that_repeats_nothing_says_so(table, caplog):
         sampler = make_sampler("repeat_factor", table, threshold=0.01)
     assert "no label is rarer than the threshold 0.01" in caplog.text
     assert np.array_equal(sampler.order(2), make_sampler("shuffle", table).order(2))
+
+
+@pytest.mark.parametrize("name", ["shuffle", *SCHEMES])
+def test_samplers_by_name_know_seed_threshold_and_what_is_unknown(name):
+    space = LabelSpace([Group("tags", ["a", "b"])])
+    targets = np.array([[1, 0]] * 30 + [[1, 1]] * 2)
+    unknown = np.zeros(targets.shape, dtype=bool)
+    unknown[:28, 1] = True  # of four rows b is known, and half of them have it
+    paths = [f"{number}.jpg" for number in range(32)]
+    plain = ImageTable(paths=paths, targets=targets, space=space)
+    table = ImageTable(paths=paths, targets=targets, unknown=sp.csr_array(unknown), space=space)
+    assert not np.array_equal(make_sampler(name, plain, seed=1).order(0), make_sampler(name, plain, seed=2).order(0))
+    np.testing.assert_array_equal(make_sampler(name, plain).order(0), make_sampler(name, plain, seed=0).order(0))
+    np.testing.assert_array_equal(RepeatSampler(np.ones(9)).order(0), RepeatSampler(np.ones(9), seed=0).order(0))
+    if name in SCHEMES:
+        assert len(make_sampler(name, plain, threshold=1.0)) > len(make_sampler(name, plain, threshold=0.2)) > 32
+        expected = repeat_factors(targets, threshold=0.6, unknown=sp.csr_array(unknown), scheme=name)
+        found = make_sampler(name, table, threshold=0.6)
+        np.testing.assert_array_equal(found.order(3), RepeatSampler(expected, seed=0).order(3))
+        assert len(found) != len(make_sampler(name, plain, threshold=0.6))
+
+
+def test_messages_name_the_numbers_that_are_allowed():
+    with pytest.raises(ValueError, match=r"rank must be in 0\.\.2 \(world_size 3\); got 3"):
+        rank_share(np.arange(4), rank=3, world_size=3)
+    with pytest.raises(ValueError, match="world_size must be"):
+        rank_share(np.arange(4), rank=0, world_size=0)
+
+    class Beyond(SequentialSampler):
+        def order(self, epoch):
+            return np.arange(1, len(self) + 1)
+
+    with pytest.raises(ValueError, match=r"must give rows in 0\.\.3; in epoch 2 they are in 1\.\.4"):
+        checked_order(Beyond(4), 2, num_rows=4)
+    np.testing.assert_array_equal(checked_order(SequentialSampler(1), 0, num_rows=1), [0])
