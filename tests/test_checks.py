@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from mlabel._checks import DataError, as_csr, as_scores, as_unknown, resolve, to_numpy
+from mlabel._checks import DataError, _csr_of_dense, as_csr, as_scores, as_unknown, resolve, to_numpy
 from mlabel._files import read_json, to_json, write_atomically
 
 DENSE = np.array([[0, 1, 0], [1, 0, 1]])
@@ -136,3 +136,12 @@ def test_json_errors_name_the_file(tmp_path) -> None:
         read_json(path)
     with pytest.raises(ValueError, match="not JSON compliant"):
         to_json(float("nan"))
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.float32, np.int64])
+def test_sparse_copies_have_the_type_of_the_whole(kind: type) -> None:
+    dense = np.array([[0, 1, 0], [1, 1, 0]]).astype(kind)
+    found = _csr_of_dense(dense)
+    assert found.dtype == kind
+    np.testing.assert_array_equal(found.toarray(), dense)
+    assert as_unknown(dense == 0, dense.shape).dtype == bool

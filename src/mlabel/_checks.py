@@ -103,11 +103,12 @@ def as_csr(targets: Any, *, soft: bool = False, shape: tuple[int, int] | None = 
 
 
 def _csr_of_dense(dense: np.ndarray) -> sp.csr_array:
-    """Return `dense` (N, L) as canonical CSR; SciPy's own way, by coordinates that it sorts, takes twice as long."""
+    """Return `dense` (N, L) as canonical CSR of its type; SciPy's own way, which sorts coordinates, takes twice as long."""
+    kind = dense.dtype
     if dense.dtype == np.uint8 and dense.flags.c_contiguous and dense.max(initial=0) <= 1:
         dense = dense.view(np.bool_)  # of which the ones are found faster
     rows, columns = np.nonzero(dense)
-    data = np.ones(len(rows), dtype=np.uint8) if dense.dtype == bool else dense[rows, columns]
+    data = np.ones(len(rows), dtype=kind) if dense.dtype == bool else dense[rows, columns]
     # Indices in 32 bits where they fit, as SciPy has them.
     width = np.int32 if max(len(rows), dense.shape[1]) <= np.iinfo(np.int32).max else np.int64
     starts = rows.searchsorted(np.arange(len(dense) + 1)).astype(width)
