@@ -103,7 +103,7 @@ def as_csr(targets: Any, *, soft: bool = False, shape: tuple[int, int] | None = 
 
 
 def _csr_of_dense(dense: np.ndarray) -> sp.csr_array:
-    """Return `dense` (N, L) as canonical CSR of its type; SciPy's own way, which sorts coordinates, takes twice as long."""
+    """Return `dense` (N, L) as canonical CSR of its type; SciPy's own way, by coordinates, takes twice as long."""
     kind = dense.dtype
     if dense.dtype == np.uint8 and dense.flags.c_contiguous and dense.max(initial=0) <= 1:
         dense = dense.view(np.bool_)  # of which the ones are found faster
