@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,34 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(folder: str | Path, holds: str, what: str) -> Iterator[Path]:
+    """Give a temporary folder to write in, which then takes the place of `folder`, whole or not at all.
+
+    Args:
+        folder: Where to; its parent is made.
+        holds: The file by which one that is there already is known to be `what`, and may be replaced.
+        what: Such as "a bundle".
+
+    Raises:
+        FileExistsError: `folder` is there, is not empty, and does not hold that file.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / holds).is_file() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not {what}, and is left as it is; choose another folder")
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def to_json(value: Any) -> str:

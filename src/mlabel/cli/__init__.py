@@ -17,6 +17,7 @@ from mlabel.cli.data import add_cache, add_doctor
 from mlabel.cli.models import add_models
 from mlabel.cli.predict import add_predict
 from mlabel.cli.runs import add_calibrate, add_demo, add_evaluate, add_train
+from mlabel.cli.search import add_index, add_search
 from mlabel.cli.shard import add_shard
 
 __all__ = ["main"]
@@ -32,6 +33,8 @@ _COMMANDS = (
     add_evaluate,
     add_calibrate,
     add_predict,
+    add_index,
+    add_search,
 )
 
 

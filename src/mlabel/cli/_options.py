@@ -183,6 +183,23 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="such as cpu or cuda:0; a GPU where there is one, if not given")
 
 
+def add_scoring(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a pass over images with a trained model."""
+    parser.add_argument("--batch-size", type=int, default=32, help="images of one forward pass")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that decode images")
+
+
+def add_bad(parser: argparse.ArgumentParser, *, listed: str = "on stderr") -> None:
+    """Add `--on-bad` and `--max-bad`; `listed` says where what was skipped is named."""
+    parser.add_argument(
+        "--on-bad",
+        choices=list(ON_BAD),
+        default="error",
+        help=f"what an image that cannot be read does: error stops; skip lists it {listed}",
+    )
+    parser.add_argument("--max-bad", type=float, default=0.001, help="with skip, the share that may be bad")
+
+
 def add_fields(parser: argparse.ArgumentParser, kind: type, *, skip: set[str]) -> None:
     """Add an option for each field of a dataclass; its help is the field's line of the docstring."""
     texts = _argument_texts(kind)

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlabel.cli._options import add_command, add_device, progress
+from mlabel.cli._options import add_bad, add_command, add_device, add_scoring, progress
 from mlabel.data import BadImage
 from mlabel.inference import FORMATS, Tagger, find_images, write_predictions
-from mlabel.training import ON_BAD, BadLog
+from mlabel.training import BadLog
 
 
 def add_predict(commands: Any) -> None:
@@ -25,15 +25,8 @@ def add_predict(commands: Any) -> None:
     parser.add_argument("--to", help="file to write; stdout, if not given")
     parser.add_argument("--threshold", type=float, help="in the place of the bundle's thresholds")
     parser.add_argument("--limit", type=int, help="label this many images only")
-    parser.add_argument("--batch-size", type=int, default=32, help="images of one forward pass")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that decode images")
-    parser.add_argument(
-        "--on-bad",
-        choices=list(ON_BAD),
-        default="error",
-        help="what an image that cannot be read does: error stops; skip lists it in bad.jsonl beside the file --to",
-    )
-    parser.add_argument("--max-bad", type=float, default=0.001, help="with skip, the share that may be bad")
+    add_scoring(parser)
+    add_bad(parser, listed="in bad.jsonl beside the file --to")
     parser.add_argument(
         "--for-spreadsheet",
         action="store_true",

@@ -1,17 +1,33 @@
 """Prediction: the bundle that carries a trained model anywhere, the `Tagger`, and prediction files."""
 
 from mlabel.inference.bundle import Bundle, load_bundle, save_bundle
-from mlabel.inference.predictions import FORMATS, escape_cell, find_images, unescape_cell, write_predictions
-from mlabel.inference.tagger import Prediction, Tagger
+from mlabel.inference.index import Hit, SearchIndex
+from mlabel.inference.index_build import build_index
+from mlabel.inference.predictions import (
+    FORMATS,
+    escape_cell,
+    find_images,
+    read_predictions,
+    unescape_cell,
+    write_predictions,
+)
+from mlabel.inference.query import parse_query
+from mlabel.inference.tagger import Prediction, Scored, Tagger
 
 __all__ = [
     "FORMATS",
     "Bundle",
+    "Hit",
     "Prediction",
+    "Scored",
+    "SearchIndex",
     "Tagger",
+    "build_index",
     "escape_cell",
     "find_images",
     "load_bundle",
+    "parse_query",
+    "read_predictions",
     "save_bundle",
     "unescape_cell",
     "write_predictions",

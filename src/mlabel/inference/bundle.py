@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 from torch import nn
 
 from mlabel._checks import DataError
-from mlabel._files import read_json, sync_folder, to_json, write_synced
+from mlabel._files import new_folder, read_json, to_json, write_synced
 from mlabel.data.readers.selected_tags import CATEGORIES, read_tag_lines
 from mlabel.decisions import Thresholds
 from mlabel.labels import LabelSpace
@@ -70,21 +69,13 @@ def save_bundle(
         FileExistsError: `folder` exists and is not a bundle.
     """
     folder, space = Path(folder), model.space
-    if folder.exists() and not (folder / "config.json").is_file() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not a bundle, and is left as it is; choose another folder")
     held = np.zeros(space.num_labels, dtype=np.int64) if counts is None else np.asarray(counts, dtype=np.int64)
     if held.shape != (space.num_labels,):
         raise ValueError(f"counts must be of shape ({space.num_labels},); got {held.shape}")
     if thresholds is not None and len(thresholds.values) != space.num_labels:
         raise ValueError(f"thresholds must be of {space.num_labels} labels; got {len(thresholds.values)}")
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    _write(temporary, model, thresholds, held, dict(notes or {}))
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)
-    sync_folder(folder.parent)
+    with new_folder(folder, "config.json", "a bundle") as temporary:
+        _write(temporary, model, thresholds, held, dict(notes or {}))
     return folder
 
 

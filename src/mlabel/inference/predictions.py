@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from mlabel._checks import resolve
+import numpy as np
+import scipy.sparse as sp
+
+from mlabel._checks import DataError, resolve
+from mlabel.data.readers._lines import fail, parse_json, read_lines, shown
 from mlabel.inference.tagger import Prediction
-from mlabel.labels import LabelSpace
+from mlabel.labels import Group, LabelSpace
 
 # How the files of a folder are told from others; what they really hold is found when they are read.
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
+_BATCH = 1024  # images whose scores are read together
 _DELIMITERS = {"tsv": "\t", "csv": ","}
 # What a cell begins with that a spreadsheet takes for a formula, the wide forms of East Asian input among it.
 _RISKY = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
@@ -83,6 +89,64 @@ def write_predictions(
     if format not in _DELIMITERS:
         raise ValueError(f"for_spreadsheet is of the formats {' and '.join(_DELIMITERS)}; got format {format!r}")
     return _write_table(file, predictions, space, _DELIMITERS[format], cell=escape_cell)
+
+
+def read_predictions(path: str | Path) -> tuple[LabelSpace, Iterator[tuple[list[str], sp.csr_array, None]]]:
+    """Return the labels of a `jsonl` file of predictions, and its images with their scores in batches.
+
+    The batches are what `build_index` takes. Which group a label was of is not in the file: all are any-of here.
+
+    Args:
+        path: Of a file as `write_predictions` writes it; the scores of an object may be of some labels only.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DataError: a line is not such an object; the message names it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "predictions.jsonl")
+        ...     _ = path.write_text('{"image": "a.jpg", "labels": [], "scores": {"cat": 0.2}}')
+        ...     space, batches = read_predictions(path)
+        ...     space.names, [names for names, _, _ in batches]
+        (('cat',), [['a.jpg']])
+    """
+    columns: dict[str, int] = {}
+    for _, scores in _read_scores(path):
+        for name in scores:
+            columns.setdefault(name, len(columns))
+    if not columns:
+        raise DataError(f"{path}: there are no scores in it")
+    return LabelSpace([Group("tags", list(columns))]), _in_batches(path, columns)
+
+
+def _in_batches(path: str | Path, columns: dict[str, int]) -> Iterator[tuple[list[str], sp.csr_array, None]]:
+    lines = _read_scores(path)
+    while part := list(itertools.islice(lines, _BATCH)):
+        values = [value for _, scores in part for value in scores.values()]
+        places = [columns[name] for _, scores in part for name in scores]
+        starts = np.cumsum([0, *(len(scores) for _, scores in part)])
+        yield (
+            [image for image, _ in part],
+            sp.csr_array((values, places, starts), shape=(len(part), len(columns))),
+            None,
+        )
+
+
+def _read_scores(path: str | Path) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield the image and the scores of each line."""
+    for number, text in read_lines(path):
+        if not text.strip():
+            continue
+        line = parse_json(path, number, text)
+        scores = line.get("scores") if isinstance(line, dict) else None
+        if not isinstance(scores, dict) or not isinstance(line.get("image"), str):
+            raise fail(path, number, 'an object with "image" and "scores" was wanted')
+        for name, value in scores.items():
+            if not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise fail(path, number, f"the score of {shown(name)} must be from 0 to 1; got {shown(value)}")
+        yield line["image"], scores
 
 
 def escape_cell(text: str) -> str:

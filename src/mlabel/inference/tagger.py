@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,21 @@ class Prediction:
     labels: dict[str, float]
     scores: np.ndarray = field(repr=False)
     decisions: np.ndarray = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a tagger says of a batch of images.
+
+    Attributes:
+        paths: The images (n), as they were given.
+        scores: Their probabilities (n, L) float32.
+        features: What the backbone made of them (n, D) float32; None where it was not asked for.
+    """
+
+    paths: list[str]
+    scores: np.ndarray
+    features: np.ndarray | None = None
 
 
 class Tagger:
@@ -131,10 +147,43 @@ class Tagger:
         Raises:
             FileNotFoundError, DataError: an image is not there, or cannot be read.
         """
+        thresholds = self.thresholds if threshold is None else threshold
+        for scored in self.score(
+            images,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            precision=precision,
+            on_bad=on_bad,
+            max_bad=max_bad,
+            bad=bad,
+        ):
+            yield from self._predictions(scored.paths, scored.scores, thresholds)
+
+    def score(
+        self,
+        images: Sequence[str | Path],
+        *,
+        with_features: bool = False,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        precision: str = "auto",
+        on_bad: str = "error",
+        max_bad: float = 0.001,
+        bad: list[tuple[str, str]] | None = None,
+    ) -> Iterator[Scored]:
+        """Yield the probabilities of each batch of images, in the order given, without decisions.
+
+        Args:
+            images: Paths.
+            with_features: Give the features (D) of each image as well; where the head wants a map, its mean.
+            batch_size, num_workers, precision, on_bad, max_bad, bad: See `stream`.
+
+        Raises:
+            FileNotFoundError, DataError: an image is not there, or cannot be read.
+        """
         paths = [str(path) for path in images]
         if not paths:
             return
-        thresholds = self.thresholds if threshold is None else threshold
         device = next(self.model.parameters()).device
         precision = resolve_precision(precision, device)
         loader = Loader(
@@ -149,14 +198,26 @@ class Tagger:
         )
         try:
             for batch in loader.epoch():
+                kept: list[torch.Tensor] = []
+                network = partial(_keep_features, self.model, kept) if with_features else None
                 with eval_mode(self.model):
-                    logits = forward(self.model, batch.to(device), precision)
+                    logits = forward(self.model, batch.to(device), precision, network=network)
                     scores = self.space.probabilities(logits).cpu().numpy()
-                yield from self._predictions([paths[row] for row in batch.index.tolist()], scores, thresholds)
+                features = kept[0].float().cpu().numpy() if kept else None
+                yield Scored([paths[row] for row in batch.index.tolist()], scores, features)
         finally:
             if bad is not None:
                 bad.extend((image.path, bare_reason(image)) for image in loader.bad)
             loader.close()
+
+    def features(
+        self, images: str | Path | Sequence[str | Path], *, batch_size: int = 32, num_workers: int = 0
+    ) -> np.ndarray:
+        """Return what the backbone makes of each image, float32 (N, D), in the order given; see `score`."""
+        paths = [images] if isinstance(images, str | Path) else list(images)
+        batches = self.score(paths, with_features=True, batch_size=batch_size, num_workers=num_workers)
+        empty = np.zeros((0, self.model.num_features), dtype=np.float32)
+        return np.concatenate([each.features for each in batches if each.features is not None] or [empty])
 
     def _predictions(self, paths: Sequence[str], scores: np.ndarray, thresholds: Any) -> Iterator[Prediction]:
         decisions = decide(scores, thresholds, self.space)
@@ -164,6 +225,16 @@ class Tagger:
             columns = np.flatnonzero(held)
             columns = columns[np.argsort(-row[columns], kind="stable")]
             yield Prediction(path, {self.space.names[c]: float(row[c]) for c in columns}, row, held)
+
+
+def _keep_features(model: Classifier, kept: list[torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+    """Return the logits, and append the features (N, D) that they come from: of a map, the mean over its places."""
+    if not model.head.takes_map:
+        kept.append(features := model.features(images))
+        return model.head(features)
+    places = model.feature_map(images)
+    kept.append(places.mean(dim=(2, 3) if places.ndim == 4 else 1))
+    return model.head(places)
 
 
 def _unlabelled(paths: Sequence[str], space: LabelSpace) -> ImageTable:

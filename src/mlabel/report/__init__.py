@@ -1,6 +1,6 @@
 """What a person looks at after a run: figures and one self-contained page."""
 
-from mlabel.report.page import write_diagnosis, write_report
+from mlabel.report.page import Tile, write_diagnosis, write_gallery, write_report
 from mlabel.report.plots import (
     plot_correlation,
     plot_examples,
@@ -12,6 +12,7 @@ from mlabel.report.saliency import explain
 from mlabel.report.sheet import plot_augmented, plot_explanations, plot_sheet
 
 __all__ = [
+    "Tile",
     "explain",
     "plot_augmented",
     "plot_correlation",
@@ -22,5 +23,6 @@ __all__ = [
     "plot_labels_per_image",
     "plot_sheet",
     "write_diagnosis",
+    "write_gallery",
     "write_report",
 ]

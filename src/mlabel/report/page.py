@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import importlib.metadata
+import io
 import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
 import numpy as np
+from PIL import Image
 
 from mlabel._files import write_atomically
+from mlabel.data.images import read_image
 from mlabel.report.plots import plot_correlation, plot_frequencies, plot_history, plot_labels_per_image
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from mlabel.metrics import Evaluation
 
 _PACKAGES = ("mlabel", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow")
+_THUMBNAIL = (320, 320)  # at most, in pixels
 # Which files may be put into the page, by their first bytes.
 _IMAGE_KINDS = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 # What the table of labels shows of `Evaluation.per_label`, and under which title.
@@ -35,6 +39,18 @@ _LABEL_COLUMNS = {
     "ap": "AP",
     "auroc": "AUROC",
 }
+
+
+class Tile(NamedTuple):
+    """A picture of a gallery.
+
+    Attributes:
+        image: A path, an address such as `a.tar@1536+20000`, or pixels uint8 (H, W, 3).
+        lines: What stands under it; the first is what it is called.
+    """
+
+    image: str | Path | np.ndarray
+    lines: Sequence[str]
 
 
 class _Cell(NamedTuple):
@@ -144,10 +160,61 @@ def write_diagnosis(folder: str | Path, diagnosis: Diagnosis, *, title: str) -> 
     )
 
 
-def _write_page(folder: Path, *, pictures: Mapping[str, str | Path], **parts: Any) -> Path:
+def write_gallery(
+    folder: str | Path, galleries: Mapping[str, Sequence[Tile]], *, title: str, notes: Sequence[str] = ()
+) -> Path:
+    """Write pictures with lines under each as `index.html` into a folder, and return the page's path.
+
+    The pictures are inside the page, so that it can be sent to somebody.
+
+    Args:
+        folder: Where to write; made where it is not there.
+        galleries: Caption to its pictures.
+        title: The page's heading.
+        notes: Sentences under it.
+
+    Raises:
+        ImageError: a picture cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> tile = Tile(np.zeros((30, 40, 3), np.uint8), ["a.jpg", "cat 0.93"])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     page = write_gallery(folder, {"Found": [tile]}, title="cat AND NOT dog")
+        ...     "cat 0.93" in page.read_text(encoding="utf-8")
+        True
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = {
+        caption: [{"source": _as_thumbnail(tile.image), "lines": list(tile.lines)} for tile in tiles]
+        for caption, tiles in galleries.items()
+    }
+    empty: dict[str, Any] = dict.fromkeys(("columns", "metrics", "tables", "label_columns", "labels"), ())
+    return _write_page(
+        folder, title=title, pictures={}, galleries=shown, settings={}, notes=list(notes), next_command=None, **empty
+    )
+
+
+def _as_thumbnail(image: str | Path | np.ndarray) -> str:
+    pixels = image if isinstance(image, np.ndarray) else read_image(image)
+    picture = Image.fromarray(pixels)
+    picture.thumbnail(_THUMBNAIL)
+    content = io.BytesIO()
+    picture.save(content, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
+
+
+def _write_page(
+    folder: Path,
+    *,
+    pictures: Mapping[str, str | Path],
+    galleries: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    **parts: Any,
+) -> Path:
     """Fill in the template; `parts` are its variables."""
     sources = {caption: _as_data_url(path) for caption, path in pictures.items()}
-    text = _template().render(pictures=sources, versions=_versions(), **parts)
+    text = _template().render(pictures=sources, galleries=galleries or {}, versions=_versions(), **parts)
     write_atomically(folder / "index.html", text)
     return folder / "index.html"
 
