@@ -5,11 +5,12 @@ Queries have three terms, and the labels of each are drawn anew; the median over
 the same scores as a SciPy CSR matrix (images by labels) in memory, of which three columns are taken and multiplied.
 Run
 
-    python -m benchmarks.search [--quick] [--celeba FOLDER]
+    python -m benchmarks.search [--quick] [--celeba FOLDER --features FOLDER]
 
-With the folder of CelebA a head is fitted on pretrained features of the training part, the validation part is indexed,
-and what queries find there is measured against the labels: precision among the first 10 and 50, nDCG at 50 and AP, with
-scores combined as `mlabel.inference.query` says (product), by the sum of log-odds and by the least.
+With the folder of CelebA a linear head is fitted on pretrained features (kept in the other) of the training part, and
+the validation part is indexed; what random queries find there is measured against the labels: precision among the
+first 10 and 50, nDCG at 50 and AP, means over the queries; with scores combined as `mlabel.inference.query` says, and
+by the sum of the log-odds and by the least score, which others take.
 """
 
 from __future__ import annotations
@@ -18,15 +19,22 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+import torch
+from scipy.special import logit
+from sklearn.metrics import average_precision_score, ndcg_score
 
+from benchmarks.features import load_features
+from benchmarks.transfer import rows_of, scores_of, train_head
+from mlabel.data import read_celeba
 from mlabel.inference import SearchIndex, build_index
 from mlabel.labels import Group, LabelSpace
+from mlabel.models.heads import create_head
 
 FULL, QUICK = (1_000_000, 8_266), (20_000, 500)
 KEPT = 64
@@ -97,8 +105,97 @@ def compare(quick: bool = False, queries: int = 20) -> dict[str, Any]:
     return {"ours_ms": medians["ours"], "plain_ms": medians["plain"], "worst_ms": max(times["ours"]) * 1000}
 
 
+# For each kind of query its text, and whether it holds, or how much, of the columns it names.
+KINDS: dict[str, tuple[str, Callable[..., np.ndarray]]] = {
+    "A": ('"{}"', lambda a: a),
+    "A AND B": ('"{}" AND "{}"', lambda a, b: a & b),
+    "A AND NOT B": ('"{}" AND NOT "{}"', lambda a, b: a & ~b),
+    "A OR B": ('"{}" OR "{}"', lambda a, b: a | b),
+    "A AND B AND NOT C": ('"{}" AND "{}" AND NOT "{}"', lambda a, b, c: a & b & ~c),
+}
+SUMS: dict[str, Callable[..., np.ndarray]] = {
+    "A": lambda a: a,
+    "A AND B": lambda a, b: a + b,
+    "A AND NOT B": lambda a, b: a - b,
+    "A OR B": np.maximum,
+    "A AND B AND NOT C": lambda a, b, c: a + b - c,
+}
+LEASTS: dict[str, Callable[..., np.ndarray]] = {
+    "A": lambda a: a,
+    "A AND B": np.minimum,
+    "A AND NOT B": lambda a, b: np.minimum(a, 1 - b),
+    "A OR B": np.maximum,
+    "A AND B AND NOT C": lambda a, b, c: np.minimum(np.minimum(a, b), 1 - c),
+}
+
+
+def measure_retrieval(celeba: Path, features: Path, *, queries: int = 100) -> dict[str, dict[str, list[float]]]:
+    """Print and return for each kind of query and way the mean precision at 10 and 50, nDCG at 50, and AP."""
+    table = read_celeba(celeba)
+    parts = table.parts()
+    held = torch.from_numpy(load_features(table, features, "celeba"))
+    rows = {name: rows_of(table, parts[name]) for name in ("train", "val")}
+    held = (held - held[rows["train"]].mean(dim=0)) / held[rows["train"]].std(dim=0)
+    torch.manual_seed(0)
+    head = create_head("linear", held.shape[1], table.space)
+    train_head(head, held[rows["train"]], parts["train"], weighting=None)
+    scores = scores_of(head, held[rows["val"]], parts["val"])
+    truth = parts["val"].targets.toarray().astype(bool)
+    found: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        ids = parts["val"].ids.tolist()
+        index = build_index(Path(folder) / "index", table.space, [(ids, scores, None)])
+        for kind, (text, holds) in KINDS.items():
+            found[kind] = _measure_kind(index, scores, truth, kind, text, holds, queries)
+    return found
+
+
+def _measure_kind(
+    index: SearchIndex,
+    scores: np.ndarray,
+    truth: np.ndarray,
+    kind: str,
+    text: str,
+    holds: Callable[..., np.ndarray],
+    queries: int,
+) -> dict[str, list[float]]:
+    rng = np.random.default_rng(0)
+    odds = logit(scores.astype(np.float64).clip(1e-7, 1 - 1e-7))
+    rows: dict[str, list[list[float]]] = {"product": [], "log-odds": [], "least": []}
+    while len(rows["product"]) < queries:
+        columns = rng.choice(truth.shape[1], text.count("{}"), replace=False)
+        relevant = holds(*truth.T[columns])
+        if not 20 <= relevant.sum() <= len(relevant) // 2:
+            continue
+        hits = index.search(text.format(*(index.space.names[column] for column in columns)), top=len(index))
+        ours = np.full(len(relevant), -1.0)  # what is no result stands behind all that is
+        ours[[hit.row for hit in hits]] = [hit.score for hit in hits]
+        for name, ranking in (
+            ("product", ours),
+            ("log-odds", SUMS[kind](*odds.T[columns])),
+            ("least", LEASTS[kind](*scores.T[columns])),
+        ):
+            rows[name].append(_quality(relevant, ranking))
+    means = {name: np.mean(values, axis=0).tolist() for name, values in rows.items()}
+    for name, values in means.items():
+        print(f"{kind:18} {name:9}", *(f"{value:.3f}" for value in values), flush=True)
+    return means
+
+
+def _quality(relevant: np.ndarray, ranking: np.ndarray) -> list[float]:
+    order = np.argsort(-ranking, kind="stable")
+    first = [float(relevant[order[:count]].mean()) for count in (10, 50)]
+    ranked = (relevant[None], ranking[None])
+    return [*first, float(ndcg_score(*ranked, k=50)), float(average_precision_score(relevant, ranking))]
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="20,000 images and 500 labels")
+    parser.add_argument("--celeba", type=Path, metavar="FOLDER", help="measure what is found in this data set instead")
+    parser.add_argument("--features", type=Path, metavar="FOLDER", default=Path("features"), help="where they are kept")
     options = parser.parse_args()
-    compare(options.quick)
+    if options.celeba is None:
+        compare(options.quick)
+    else:
+        measure_retrieval(options.celeba, options.features)

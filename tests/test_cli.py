@@ -286,7 +286,7 @@ def test_training_takes_sampler_mixing_and_smoothing(data: Path, tmp_path: Path)
 
 
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture) -> None:
-    for name in ("demo", "doctor", "train", "evaluate", "calibrate", "predict"):
+    for name in ("demo", "doctor", "train", "evaluate", "calibrate", "predict", "index", "search"):
         with pytest.raises(SystemExit) as exit_:
             main([name, "--help"])
         assert exit_.value.code == 0

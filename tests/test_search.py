@@ -12,13 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from mlabel import DataError
+from mlabel import DataError, Tagger
+from mlabel.cli import main
 from mlabel.inference import SearchIndex, build_index, parse_query, read_predictions
 from mlabel.inference.query import MAX_DEPTH, MAX_LENGTH, Both, Either, Term, terms
 from mlabel.labels import Group, LabelSpace
+from mlabel.models import create_model
 
 NAMES = ("cat", "dog", "long hair", 'say "x"')
 SPACE = LabelSpace([Group("tags", NAMES)])
@@ -412,3 +416,92 @@ def test_predictions_that_are_none_are_said(tmp_path: Path, line: str, message: 
     with pytest.raises(DataError, match=message):
         for _ in itertools.chain(read_predictions(path)[1]):
             pass
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Eight images in a folder, and a bundle that scores them."""
+    folder = tmp_path_factory.mktemp("command")
+    rng = np.random.default_rng(0)
+    (folder / "photos").mkdir()
+    for number in range(8):
+        pixels = rng.integers(0, 256, (16, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "photos" / f"{number}.png")
+    torch.manual_seed(3)
+    Tagger(create_model("small_cnn", SPACE, image_size=16)).save(folder / "bundle")
+    return folder / "photos", folder / "bundle"
+
+
+def test_the_commands_find_what_the_tagger_scores_highest(
+    photos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, bundle = photos
+    monkeypatch.chdir(folder.parent)
+    index, page = str(tmp_path / "index"), tmp_path / "page"
+    assert main(["index", "photos", "--bundle", str(bundle), "--with-features", "--to", index]) == 0
+    assert capsys.readouterr().out.startswith("8 images, 4 labels")
+    assert main(["search", "--index", index, "cat NOT dog", "--top", "3", "--page", str(page)]) == 0
+    shown = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    scores = {each.path: each.scores for each in Tagger.load(bundle).predict(sorted(Path("photos").iterdir()))}
+    expected = sorted(scores, key=lambda path: -scores[path][0] * (1 - scores[path][1]))
+    assert [line[0] for line in shown] == expected[:3]
+    assert shown[0][1] == f"{scores[expected[0]][0] * (1 - scores[expected[0]][1]):.4f}"
+    assert shown[0][2:] == [f"cat {scores[expected[0]][0]:.2f}", f"dog {scores[expected[0]][1]:.2f}"]
+    text = (page / "index.html").read_text()
+    assert text.count("data:image/jpeg;base64,") == 3
+    assert "3 of 8 images" in text
+
+    like = ["search", "--index", index, "--like", "photos/5.png", "--bundle", str(bundle), "--format", "json"]
+    assert main([*like, "--top", "2"]) == 0
+    found = json.loads(capsys.readouterr().out)["found"]
+    assert found[0] == {"image": "photos/5.png", "score": pytest.approx(1, abs=1e-5), "scores": {}}
+    assert len(found) == 2
+
+
+def test_a_map_head_gives_features_and_the_same_scores(photos: tuple[Path, Path]) -> None:
+    torch.manual_seed(0)
+    tagger = Tagger(create_model("small_cnn", SPACE, head="csra", image_size=16))
+    paths = sorted(photos[0].iterdir())
+    plain = np.concatenate([each.scores for each in tagger.score(paths, batch_size=3)])
+    both = list(tagger.score(paths, batch_size=3, with_features=True))
+    assert np.array_equal(np.concatenate([each.scores for each in both]), plain)
+    features = tagger.features(paths)
+    assert np.array_equal(np.concatenate([each.features for each in both if each.features is not None]), features)
+    assert features.shape[0] == 8
+    assert np.std(features, axis=0).max() > 0
+
+
+def test_predictions_are_indexed_by_the_command(
+    photos: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, bundle = photos
+    lines = str(tmp_path / "lines.jsonl")
+    assert main(["predict", "--bundle", str(bundle), str(folder), "--format", "jsonl", "--to", lines]) == 0
+    assert main(["index", "--predictions", lines, "--to", str(tmp_path / "index")]) == 0
+    capsys.readouterr()
+    assert main(["search", "--index", str(tmp_path / "index"), '"long hair"', "--top", "100"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["index", "--to", "x"], "images and --bundle are wanted, or --predictions"),
+        (["index", "a", "--predictions", "p", "--to", "x"], "--predictions stands for scores"),
+        (["search", "--index", "nowhere", "cat"], "nowhere is not an index"),
+        (["search", "--index", "INDEX"], "a query or --like IMAGE is wanted"),
+        (["search", "--index", "INDEX", "cat", "--like", "x"], "a query or --like IMAGE is wanted"),
+        (["search", "--index", "INDEX", "--like", "x"], "--like wants --bundle"),
+        (["search", "--index", "INDEX", "cat", "--page", "PAGE", "--images", "PAGE"], "does not lie in"),
+    ],
+)
+def test_wrong_commands_are_one_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [str(tmp_path / "elsewhere.jpg"), "../elsewhere.jpg"]
+    build_index(tmp_path / "index", SPACE, [(names, make_scores(2), None)])
+    places = {"INDEX": str(tmp_path / "index"), "PAGE": str(tmp_path / "page")}
+    assert main([places.get(each, each) for each in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
