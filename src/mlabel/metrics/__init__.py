@@ -5,12 +5,21 @@
     probabilities, targets   --> brier_score, log_loss, expected_calibration_error
     scores, targets, thresholds --> evaluate --> Evaluation: numbers, per label, per group, tables
     batches of scores, targets  --> ScoreHistogram --> Evaluation, with bounds, from memory that does not grow
+    scores, targets --> bootstrap --> Intervals; scores of two models, targets --> compare --> Comparison
     Evaluation --> category_rows, frequency_rows: tables of labels put together
 
 Every function takes NumPy or torch, targets also as SciPy CSR; none changes its input or needs a dense matrix of
 targets. Unknown entries count as if they were not there.
 """
 
+from mlabel.metrics._resampled import COUNT_METRICS
+from mlabel.metrics.comparison import (
+    CORRECTIONS,
+    Comparison,
+    Difference,
+    adjust_p_values,
+    compare,
+)
 from mlabel.metrics.counts import (
     Counts,
     SampleCounts,
@@ -28,6 +37,11 @@ from mlabel.metrics.hierarchical import (
 )
 from mlabel.metrics.histogram import (
     ScoreHistogram,
+)
+from mlabel.metrics.intervals import (
+    Interval,
+    Intervals,
+    bootstrap,
 )
 from mlabel.metrics.probabilistic import (
     brier_score,
@@ -64,6 +78,9 @@ from mlabel.metrics.ratios import (
     recall,
     specificity,
 )
+from mlabel.metrics.resamples import (
+    draw_resamples,
+)
 from mlabel.metrics.tables import (
     category_rows,
     frequency_rows,
@@ -80,20 +97,30 @@ from mlabel.metrics.top import (
 )
 
 __all__ = [
+    "CORRECTIONS",
+    "COUNT_METRICS",
+    "Comparison",
     "Counts",
+    "Difference",
     "Evaluation",
     "HierarchicalScores",
+    "Interval",
+    "Intervals",
     "SampleCounts",
     "ScoreHistogram",
+    "adjust_p_values",
     "auroc",
     "average_precision",
     "balanced_accuracy",
+    "bootstrap",
     "break_even",
     "brier_score",
     "category_rows",
+    "compare",
     "comparison_table",
     "confusion_counts",
     "coverage_error",
+    "draw_resamples",
     "evaluate",
     "exact_match",
     "example_accuracy",

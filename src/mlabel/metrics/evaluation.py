@@ -14,7 +14,7 @@ from mlabel._checks import resolve, suggest, to_numpy
 from mlabel.labels import LabelSpace, decide, threshold_values
 from mlabel.metrics._blocks import known_positives
 from mlabel.metrics._measures import EXTRA_METRICS, LABEL_METRICS, METRICS, Parts
-from mlabel.metrics.counts import Counts, count_rows
+from mlabel.metrics.counts import Counts, DecisionRows, count_rows
 from mlabel.metrics.ranking import check_inputs
 from mlabel.metrics.ratios import LABEL_AVERAGES, RATIOS, check_zero_division
 
@@ -160,14 +160,9 @@ def evaluate(
     wanted = {**METRICS, **{name: EXTRA_METRICS[name] for name in names if name in EXTRA_METRICS}}
     checked = check_inputs(scores, targets, mask)
     held, sparse_targets, unknown = checked
-    levels = _levels(thresholds, folds, held.shape, space)
-    groups = _check_groups(sparse_targets, unknown, space)
-    rows = None if folds is None else to_numpy(folds)
-
-    def decide_block(start: int, stop: int) -> np.ndarray:
-        return decide(held[start:stop], levels[0] if rows is None else levels[rows[start:stop]], space)
-
-    labels, samples = count_rows(decide_block, sparse_targets, unknown)
+    levels = threshold_levels(thresholds, folds, held.shape, space)
+    groups = check_groups(sparse_targets, unknown, space)
+    labels, samples = count_rows(decision_rows(held, levels, folds, space), sparse_targets, unknown)
     any_of = None if space is None else space.any_of
     parts = Parts(checked, labels, samples, any_of, zero_division, frozenset([*wanted, *names]))
     return Evaluation(
@@ -179,7 +174,7 @@ def evaluate(
     )
 
 
-def _levels(thresholds: Any, folds: Any, shape: tuple[int, ...], space: LabelSpace | None) -> np.ndarray:
+def threshold_levels(thresholds: Any, folds: Any, shape: tuple[int, ...], space: LabelSpace | None) -> np.ndarray:
     """Return thresholds as float64 (K, L), NaN at exclusive columns: one row for each fold, or one for all."""
     if folds is None:
         return threshold_values(thresholds, shape[1], space)[None]
@@ -192,6 +187,16 @@ def _levels(thresholds: Any, folds: Any, shape: tuple[int, ...], space: LabelSpa
     if len(rows) and not 0 <= rows.min() <= rows.max() < len(sets):
         raise ValueError(f"folds must lie in 0 to {len(sets) - 1}; got {rows.min()} to {rows.max()}")
     return np.stack([threshold_values(each, shape[1], space) for each in sets])
+
+
+def decision_rows(scores: np.ndarray, levels: np.ndarray, folds: Any, space: LabelSpace | None) -> DecisionRows:
+    """Return what decides rows start to stop of the scores, by the thresholds (K, L) of `threshold_levels`."""
+    rows = None if folds is None else to_numpy(folds)
+
+    def decide_block(start: int, stop: int) -> np.ndarray:
+        return decide(scores[start:stop], levels[0] if rows is None else levels[rows[start:stop]], space)
+
+    return decide_block
 
 
 def comparison_table(columns: Mapping[str, Mapping[str, float]], keys: Iterable[str] | None = None) -> str:
@@ -250,7 +255,7 @@ def _group_metrics(counts: Counts, zero_division: float) -> dict[str, float]:
     }
 
 
-def _check_groups(targets: sp.csr_array, unknown: sp.csr_array | None, space: LabelSpace | None) -> dict[str, slice]:
+def check_groups(targets: sp.csr_array, unknown: sp.csr_array | None, space: LabelSpace | None) -> dict[str, slice]:
     """Return the exclusive groups' columns, having seen that each known row has exactly one label of each."""
     spans = {} if space is None else {group.name: space.slices[group.name] for group in space.exclusive_groups}
     positives = known_positives(targets, unknown) if spans else targets

@@ -83,17 +83,31 @@ def expected_calibration_error(
 
 def brier_of(checked: Checked) -> tuple[np.ndarray, float]:
     """Return the Brier score of each label (L,) and of all entries together."""
-    return _mean_of(checked, np.square, lambda scores: (1 - scores) ** 2)
+    return _mean_of(checked, *_brier_losses(checked[0].dtype))
 
 
 def log_loss_of(checked: Checked) -> tuple[np.ndarray, float]:
     """Return the log loss of each label (L,) and of all entries together."""
-    eps = float(np.finfo(checked[0].dtype).eps)
-    return _mean_of(
-        checked,
+    return _mean_of(checked, *_log_losses(checked[0].dtype))
+
+
+def _brier_losses(_: np.dtype) -> tuple[Elementwise, Elementwise]:
+    return np.square, lambda scores: (1 - scores) ** 2
+
+
+def _log_losses(kind: np.dtype) -> tuple[Elementwise, Elementwise]:
+    eps = float(np.finfo(kind).eps)
+    return (
         lambda scores: -np.log1p(-np.clip(scores, eps, 1 - eps)),
         lambda scores: -np.log(np.clip(scores, eps, 1 - eps)),
     )
+
+
+# What a negative's and what a positive's score costs, for scores of a type: metrics that are means of such losses.
+ENTRY_LOSSES: dict[str, Callable[[np.dtype], tuple[Elementwise, Elementwise]]] = {
+    "brier": _brier_losses,
+    "log_loss": _log_losses,
+}
 
 
 def calibration_error_of(checked: Checked, bins: int = ECE_BINS) -> tuple[np.ndarray, float]:
@@ -103,7 +117,7 @@ def calibration_error_of(checked: Checked, bins: int = ECE_BINS) -> tuple[np.nda
 
     def of_block(start: int, stop: int) -> np.ndarray:
         block = scores[:, start:stop].astype(np.float64)
-        cells = _cells(block, bins) + np.arange(stop - start) * bins
+        cells = cells_of(block, bins) + np.arange(stop - start) * bins
         if unknown is not None:
             block[rows_of(unknown[:, start:stop])] = 0
         return np.bincount(cells.reshape(-1), weights=block.reshape(-1), minlength=(stop - start) * bins)
@@ -112,7 +126,7 @@ def calibration_error_of(checked: Checked, bins: int = ECE_BINS) -> tuple[np.nda
     parts = list(map_blocks(of_block, blocks(num_labels, size)))
     confidence = np.concatenate([np.zeros(0), *parts]).reshape(num_labels, bins)
     rows, columns = rows_of(known_positives(targets, unknown))
-    places = columns * bins + _cells(scores[rows, columns].astype(np.float64), bins)
+    places = columns * bins + cells_of(scores[rows, columns].astype(np.float64), bins)
     gaps = confidence - np.bincount(places, minlength=num_labels * bins).reshape(num_labels, bins)
     known = _known_counts(checked)
     return _mean(np.abs(gaps).sum(axis=1), known), float(
@@ -160,7 +174,8 @@ def _mean_of(checked: Checked, absent: Elementwise, present: Elementwise) -> tup
     return _mean(sums, known), float(_mean(sums.sum()[None], known.sum()[None])[0])
 
 
-def _cells(scores: np.ndarray, bins: int) -> np.ndarray:
+def cells_of(scores: np.ndarray, bins: int) -> np.ndarray:
+    """Return the bin of each score, of `bins` of equal width."""
     return np.minimum((scores * bins).astype(np.intp), bins - 1)
 
 

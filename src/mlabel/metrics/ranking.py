@@ -246,7 +246,7 @@ def ranking_loss(scores: Any, targets: Any, mask: Any = None) -> float:
 
 
 # What a sample has of which the statistic is not defined, because it lacks positives (or negatives).
-_ROW_METRICS: dict[str, tuple[Statistic, float]] = {
+ROW_METRICS: dict[str, tuple[Statistic, float]] = {
     "lrap": (average_precision_of, 1.0),
     "coverage_error": (coverage_of, 0.0),
     "ranking_loss": (ranking_loss_of, 0.0),
@@ -254,7 +254,7 @@ _ROW_METRICS: dict[str, tuple[Statistic, float]] = {
 
 
 def row_metrics(
-    checked: Checked, names: tuple[str, ...] = tuple(_ROW_METRICS), columns: np.ndarray | None = None
+    checked: Checked, names: tuple[str, ...] = tuple(ROW_METRICS), columns: np.ndarray | None = None
 ) -> dict[str, float]:
     """Return LRAP, coverage error and ranking loss in one pass over the rows.
 
@@ -263,7 +263,7 @@ def row_metrics(
         names: Which of lrap, coverage_error, ranking_loss.
         columns: The columns that take part, a bool array (L,). None: all.
     """
-    return row_means(checked, {name: _ROW_METRICS[name] for name in names}, columns)
+    return row_means(checked, {name: ROW_METRICS[name] for name in names}, columns)
 
 
 def row_means(
@@ -273,7 +273,18 @@ def row_means(
     *,
     ties: bool = False,
 ) -> dict[str, float]:
-    """Return means over the samples of which something is known.
+    """Return the means of `row_values` over the samples of which something is known; arguments are the same."""
+    return {name: nan_mean(values) for name, values in row_values(checked, statistics, columns, ties=ties).items()}
+
+
+def row_values(
+    checked: Checked,
+    statistics: Mapping[str, tuple[Statistic, float]],
+    columns: np.ndarray | None = None,
+    *,
+    ties: bool = False,
+) -> dict[str, np.ndarray]:
+    """Return the value of each sample, arrays (N,); NaN where nothing is known of it.
 
     Args:
         checked: From `check_inputs`.
@@ -284,7 +295,8 @@ def row_means(
     asked = {name: statistic for name, (statistic, _) in statistics.items()}
     found = row_statistics(*checked, statistics={**asked, "known": _known}, columns=columns, ties=ties)
     has_known = found["known"] > 0
-    return {name: nan_mean(np.nan_to_num(found[name][has_known], nan=fill)) for name, (_, fill) in statistics.items()}
+    filled = {name: np.nan_to_num(found[name], nan=fill) for name, (_, fill) in statistics.items()}
+    return {name: np.where(has_known, values, np.nan) for name, values in filled.items()}
 
 
 def pooled_metric(statistic: Statistic, checked: Checked) -> float:

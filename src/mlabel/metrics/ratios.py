@@ -167,9 +167,13 @@ LABEL_AVERAGES: dict[str, Callable[[Ratio, Counts, float], float]] = {
 
 def samples_average(formula: Ratio, counts: SampleCounts, zero_division: float) -> float:
     """Return the mean of the ratio over the rows of which something is known; 0/0 is 0 unless told otherwise."""
+    return nan_mean(samples_values(formula, counts, zero_division))
+
+
+def samples_values(formula: Ratio, counts: SampleCounts, zero_division: float) -> np.ndarray:
+    """Return the ratio of each row (N,), NaN where nothing is known of it; 0/0 is 0 unless told otherwise."""
     fill = 0.0 if math.isnan(zero_division) else zero_division
-    values = divide(formula, counts, fill)
-    return nan_mean(values[counts.known > 0])
+    return np.where(counts.known > 0, divide(formula, counts, fill), np.nan)
 
 
 def ratio(
@@ -451,5 +455,9 @@ def hamming_of(counts: Counts) -> float:
 
 def exact_match_of(counts: SampleCounts) -> float:
     """Return the exact match of counts of samples."""
-    right = (counts.fp + counts.fn == 0)[counts.known > 0]
-    return float(right.mean()) if len(right) else math.nan
+    return nan_mean(exact_values(counts))
+
+
+def exact_values(counts: SampleCounts) -> np.ndarray:
+    """Return of each row (N,) 1 where all that is known of it was decided right, else 0; NaN where nothing is known."""
+    return np.where(counts.known > 0, counts.fp + counts.fn == 0, np.nan)
