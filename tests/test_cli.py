@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 
 from mlabel.cli import main
-from mlabel.metrics import evaluate
+from mlabel.metrics import bootstrap, evaluate
 from mlabel.recipes import Recipe, Run, RunEvaluation
+from mlabel.recipes.evaluation import describe_intervals
 from mlabel.training import TrainConfig
 
 
@@ -106,6 +107,35 @@ def test_metrics_beyond_the_usual_are_asked_for_by_name(trained: Path, capsys: p
     assert len(columns["calibrated"]["per_label"]["mcc"]) == 5
     assert main(["evaluate", "--run", str(trained), "--include", "macro_mc"]) == 2
     assert "unknown metric 'macro_mc'; did you mean 'macro_mcc'" in capsys.readouterr().err
+
+
+def test_intervals_are_of_the_last_column(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["evaluate", "--run", str(trained), "--intervals", "50", "--include", "macro_mcc,mcc"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^metric +prior +at 0\.5 +calibrated +low +high$", printed, re.M)
+    held = json.loads((trained / "report" / "metrics-val.json").read_text())
+    names = [*held["columns"]["calibrated"]["metrics"], "kind.accuracy", "kind.mean_class_accuracy"]
+    assert list(held["intervals"]["metrics"]) == names
+    for name in ("micro_f1", "macro_mcc", "kind.accuracy"):
+        row = re.search(rf"^{name} +(.*)$", printed, re.M)
+        assert row is not None
+        assert row[1].split()[2:] == [
+            f"{held['intervals']['metrics'][name][key]:.4f}" for key in ("value", "low", "high")
+        ]
+    images = held["intervals"]["num_samples"]
+    assert f"low and high: of calibrated, the 95% interval from 50 resamples of {images} images" in printed
+    assert len(held["intervals"]["per_label"]["mcc"]["low"]) == 5
+    assert main(["evaluate", "--run", str(trained)]) == 0
+    assert "low" not in capsys.readouterr().out
+    assert "intervals" not in json.loads((trained / "report" / "metrics-val.json").read_text())
+
+
+def test_intervals_say_what_was_drawn() -> None:
+    data = [[0.9], [0.1], [0.4], [0.8]], [[1], [0], [1], [0]]
+    alone = bootstrap(*data, metrics=["macro_f1"], resamples=3, level=0.9)
+    assert describe_intervals(alone, 3) == "the 90% interval from 3 resamples of 4 images"
+    together = bootstrap(*data, metrics=["macro_f1"], resamples=2000, groups=["a", "a", "b", "c"])
+    assert describe_intervals(together, 2000) == "the 95% interval from 2,000 resamples of 3 groups of 4 images"
 
 
 def test_labels_are_put_together_by_how_frequent_they_are_in_training() -> None:

@@ -119,6 +119,14 @@ def add_evaluate(commands: Any) -> None:
         metavar="NAME[,NAME]",
         help="metrics to measure besides, such as macro_mcc,micro_ece,ndcg_at_5",
     )
+    parser.add_argument(
+        "--intervals",
+        type=int,
+        nargs="?",
+        const=1000,
+        metavar="RESAMPLES",
+        help="show the 95 %% interval of every metric, from this many resamples (1000 where no number is given)",
+    )
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -126,7 +134,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     work = Run.open(options.run, device=options.device, progress=progress)
     part, _ = work.part_to_evaluate(options.part)
     result = work.limited(options.limit, part).evaluate(
-        part=options.part, threshold=options.threshold, include=options.include
+        part=options.part, threshold=options.threshold, include=options.include, intervals=options.intervals
     )
     if options.limit is None:
         write_evaluation(work, result)

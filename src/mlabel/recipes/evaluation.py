@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlabel.metrics import Evaluation, category_rows, comparison_table, frequency_rows
+from mlabel.metrics import Evaluation, Intervals, category_rows, comparison_table, frequency_rows
 
 # As many labels as there are deciles; parts of fewer say nothing.
 _LEAST_LABELS = 10
@@ -26,6 +26,7 @@ class RunEvaluation:
         rows: The rows of the part that were scored, int64 (M,).
         counts: How many training images have each label, (L,).
         label_groups: The group of each label, L names.
+        intervals: Of the last column; None where they were not asked for.
     """
 
     part: str
@@ -35,6 +36,7 @@ class RunEvaluation:
     rows: np.ndarray
     counts: np.ndarray
     label_groups: tuple[str, ...]
+    intervals: Intervals | None = None
 
     @property
     def expected(self) -> int:
@@ -57,8 +59,14 @@ class RunEvaluation:
         return list(self.columns.values())[-1]
 
     def table(self) -> str:
-        """Return the metrics as text, one a line, with a column for each evaluation."""
-        return comparison_table(self.columns)
+        """Return the metrics as text, one a line, with a column for each evaluation and the ends of intervals."""
+        return comparison_table({**self.columns, **self.ends()})
+
+    def ends(self) -> dict[str, dict[str, float]]:
+        """Return low and high to the ends of the intervals by metric; nothing where there are none."""
+        if self.intervals is None:
+            return {}
+        return {end: {name: getattr(held, end) for name, held in self.intervals.items()} for end in ("low", "high")}
 
     def by_frequency(self, by: str = "tier") -> list[dict[str, Any]]:
         """Return how labels fare that are frequent or rare in training: see `mlabel.metrics.frequency_rows`.
@@ -87,4 +95,13 @@ class RunEvaluation:
         columns = {title: result.to_dict() for title, result in self.columns.items()}
         numbers = {"expected": self.expected, "scored": self.scored}
         parts = {"by_frequency": self.by_frequency("decile"), "by_group": self.by_group()}
-        return {"part": self.part, **numbers, "columns": columns, **parts, "notes": list(self.notes)}
+        held = {} if self.intervals is None else {"intervals": self.intervals.to_dict()}
+        return {"part": self.part, **numbers, "columns": columns, **held, **parts, "notes": list(self.notes)}
+
+
+def describe_intervals(intervals: Intervals, resamples: int) -> str:
+    """Return words on what intervals are of."""
+    drawn = f"{intervals.num_samples:,} images"
+    if intervals.num_groups != intervals.num_samples:
+        drawn = f"{intervals.num_groups:,} groups of {drawn}"
+    return f"the {intervals.level:.0%} interval from {resamples:,} resamples of {drawn}"

@@ -19,11 +19,11 @@ from mlabel.data import READERS, BadImage, ImageDataset, ImageTable, stratified_
 from mlabel.decisions import Thresholds, cross_fit_thresholds, fit_thresholds
 from mlabel.inference import save_bundle
 from mlabel.labels import LabelSpace, decide
-from mlabel.metrics import evaluate
-from mlabel.metrics.evaluation import check_include
+from mlabel.metrics import Intervals, bootstrap, evaluate
+from mlabel.metrics.evaluation import METRICS, check_include
 from mlabel.models import Classifier, create_model, from_config
 from mlabel.recipes.copies import keep_copies_together
-from mlabel.recipes.evaluation import RunEvaluation
+from mlabel.recipes.evaluation import RunEvaluation, describe_intervals
 from mlabel.recipes.imbalance import describe_labels, make_loss
 from mlabel.recipes.recipe import Recipe
 from mlabel.report import explain, plot_examples, plot_explanations, write_report
@@ -227,7 +227,12 @@ class Run:
         return thresholds
 
     def evaluate(
-        self, *, part: str | None = None, threshold: float = 0.5, include: Iterable[str] = ()
+        self,
+        *,
+        part: str | None = None,
+        threshold: float = 0.5,
+        include: Iterable[str] = (),
+        intervals: int | None = None,
     ) -> RunEvaluation:
         """Measure the model on a part, beside the prior, at `threshold` and at the calibrated thresholds.
 
@@ -238,6 +243,8 @@ class Run:
             part: None: test where it has labels, else val.
             threshold: Of the middle column.
             include: Metrics to measure besides; see `mlabel.evaluate`.
+            intervals: Of how many resamples to make intervals of the last column; see `mlabel.metrics.bootstrap`.
+                Where images belong together (`table.groups`), groups of them are drawn. None: no intervals.
 
         Raises:
             ValueError: the part is not there, or has no labels; or an unknown metric.
@@ -248,19 +255,22 @@ class Run:
         scores, table = said.of_scored(self.parts[part])
         known = {"mask": table.unknown, "space": table.space, "include": include}
         prior = np.broadcast_to(prior_scores(self.parts["train"]), scores.shape)
-        columns = {
-            "prior": evaluate(prior, table.targets, **known),
-            f"at {threshold:g}": evaluate(scores, table.targets, threshold, **known),
-        }
+        settings: dict[str, tuple[Any, Any]] = {f"at {threshold:g}": (threshold, None)}
         saved = self.folder / "thresholds.json"
         if not table.space.any_of.any():
             notes = (*notes, "every group is exclusive: the highest score decides, and there are no thresholds")
         elif saved.exists() and part == "val":
-            levels, folds = self._cross_fit(table, scores)
-            columns["calibrated"] = evaluate(scores, table.targets, levels, folds=folds, **known)
+            settings["calibrated"] = self._cross_fit(table, scores)
             notes = (*notes, "calibrated: cross-fitted, each fifth judged by thresholds fitted on the others")
         elif saved.exists():
-            columns["calibrated"] = evaluate(scores, table.targets, Thresholds.load(saved, table.space), **known)
+            settings["calibrated"] = Thresholds.load(saved, table.space), None
+        columns = {"prior": evaluate(prior, table.targets, **known)}
+        for title, (levels, folds) in settings.items():
+            columns[title] = evaluate(scores, table.targets, levels, folds=folds, **known)
+        found = None
+        if intervals is not None:
+            found = _bootstrap(scores, table, *settings[title], include=include, resamples=intervals)
+            notes = (*notes, f"low and high: of {title}, {describe_intervals(found, intervals)}")
         oddities = tuple(f"passed over: {note} ({number:,} times)" for note, number in sorted(said.notes.items()))
         return RunEvaluation(
             part=part,
@@ -270,6 +280,7 @@ class Run:
             rows=said.rows,
             counts=self.parts["train"].counts,
             label_groups=tuple(group.name for group in table.space.groups for _ in group.labels),
+            intervals=found,
         )
 
     def _skipped(self) -> tuple[str, ...]:
@@ -410,6 +421,23 @@ def make_model(recipe: Recipe, train: ImageTable) -> Classifier:
 def prior_scores(train: ImageTable) -> np.ndarray:
     """Return each label's share of the training images of which it is known (L,); 0 where it is never known."""
     return (train.counts / np.maximum(train.known_counts, 1)).astype(np.float32)
+
+
+def _bootstrap(
+    scores: np.ndarray, table: ImageTable, levels: Any, folds: Any, *, include: Sequence[str], resamples: int
+) -> Intervals:
+    """Return the intervals of every metric that `evaluate` measures always, and of those named besides."""
+    return bootstrap(
+        scores,
+        table.targets,
+        levels,
+        folds=folds,
+        mask=table.unknown,
+        space=table.space,
+        groups=table.groups,
+        metrics=[*METRICS, *include],
+        resamples=resamples,
+    )
 
 
 def write_evaluation(run: Run, result: RunEvaluation, *, next_command: str | None = None) -> Path:
