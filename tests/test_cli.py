@@ -175,6 +175,27 @@ def test_calibrate_changes_run_and_bundle(trained: Path, capsys: pytest.CaptureF
     assert main(["calibrate", "--run", str(trained), "--scope", "label"]) == 0
 
 
+def test_calibrate_offers_every_objective(trained: Path, data: Path, capsys: pytest.CaptureFixture) -> None:
+    run = ["calibrate", "--run", str(trained)]
+    assert main([*run, "--objective", "precision_floor", "--objective-option", "floor=0.9", "--scope", "group"]) == 0
+    saved = json.loads((trained / "thresholds.json").read_text())
+    assert (saved["objective"], saved["options"]) == ("precision_floor", {"floor": 0.9, "min_positives": 1})
+    recipe = json.loads((trained / "config.json").read_text())["recipe"]
+    assert (recipe["objective"], recipe["objective_options"]) == ("precision_floor", {"floor": 0.9})
+    assert main(["evaluate", "--run", str(trained), "--part", "val"]) == 0
+    assert re.search(r"precision_floor by group: in sample macro_recall \d\.\d+, held out", capsys.readouterr().out)
+    assert main([*run, "--objective", "top_k", "--objective-option", "k=2", "--scope", "global"]) == 0
+    assert capsys.readouterr().out.startswith("TopK(k=2, scope='global')\nblue\t\n")
+    image = str(data / "0.png")
+    assert main(["predict", "--bundle", str(trained / "bundle"), image, "--format", "jsonl"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["labels"]) == 3  # two, and one of the exclusive group
+    assert main([*run, "--objective", "recall_floor"]) == 2
+    assert "needs floor=, the least recall wanted" in capsys.readouterr().err
+    assert main([*run, "--objective", "f1", "--objective-option", "flor=1"]) == 2
+    assert "did you mean 'floor'?" in capsys.readouterr().err
+    assert main([*run, "--objective", "f1", "--scope", "label"]) == 0
+
+
 @pytest.mark.parametrize("format", ["tsv", "csv", "jsonl"])
 def test_predict_writes_every_image_once(
     trained: Path, data: Path, tmp_path: Path, format: str, capsys: pytest.CaptureFixture

@@ -182,8 +182,9 @@ def test_cross_fitting_judges_no_sample_by_itself() -> None:
     targets = rng.random((60, 3)) < 0.3
     scores = rng.random((60, 3))
     folds = stratified_split(targets, (0.25,) * 4)
-    levels, given = cross_fit_thresholds(scores, targets, folds=folds)
-    assert np.array_equal(given, folds)
+    crossed = cross_fit_thresholds(scores, targets, folds=folds)
+    levels = crossed.values
+    assert np.array_equal(crossed.folds, folds)
     for fold in range(4):
         others = folds != fold
         assert np.array_equal(levels[fold], fit_thresholds(scores[others], targets[others]).values)
@@ -191,7 +192,7 @@ def test_cross_fitting_judges_no_sample_by_itself() -> None:
     assert honest < evaluate(scores, targets, fit_thresholds(scores, targets))["macro_f1"]
     by_hand = [evaluate(scores[folds == k], targets[folds == k], levels[k]).per_label["tp"] for k in range(4)]
     assert np.array_equal(evaluate(scores, targets, levels, folds=folds).per_label["tp"], np.sum(by_hand, axis=0))
-    drawn = cross_fit_thresholds(scores, targets, folds=7, seed=1)[1]
+    drawn = cross_fit_thresholds(scores, targets, folds=7, seed=1).folds
     assert sorted(np.bincount(drawn)) == [8, 8, 8, 9, 9, 9, 9]
 
 
@@ -206,9 +207,9 @@ def test_saved_and_read_back(tmp_path: Path) -> None:
     assert (again.source, again.space, again.objective, again.scope) == (fitted.source, SPACE, "f_beta", "label")
     fitted.to_csv(tmp_path / "t.csv")
     lines = (tmp_path / "t.csv").read_text().splitlines()
-    assert lines[0] == "name,threshold,source"
-    assert lines[3] == "x,,exclusive"
-    assert lines[1] == f"p,{fitted.values[0]!r},label".replace("np.float64(", "").replace(")", "")
+    assert lines[0] == "column,name,group,threshold,source"
+    assert lines[3] == "2,x,kind,,exclusive"
+    assert lines[1] == f"0,p,a,{float(fitted.values[0])!r},label"
     with pytest.raises(ValueError, match="read-only"):
         again.values[0] = 1.0
     other = LabelSpace([Group("a", ["q", "p"]), *SPACE.groups[1:]])

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -328,7 +328,7 @@ def decide(scores: Any, thresholds: Any = 0.5, space: LabelSpace | None = None) 
     Args:
         scores: Real numbers (N, L), NumPy or torch; probabilities for thresholds in [0, 1].
         thresholds: A number, an array (L,) or (N, L), or an object with an array (L,) in `.values`. Its entries at
-            exclusive columns are not used, and may be NaN.
+            exclusive columns are not used, and may be NaN. Or a rule of `mlabel.decisions` that decides by row.
         space: The columns' meaning. None: every column is an any-of label.
 
     Raises:
@@ -340,8 +340,11 @@ def decide(scores: Any, thresholds: Any = 0.5, space: LabelSpace | None = None) 
                [ True, False]])
     """
     scores = as_scores(scores)
+    rule = row_rule(thresholds)
     held = getattr(thresholds, "values", thresholds)
-    if np.ndim(held) == 2:
+    if rule is not None:
+        decisions = rule.decide_any_of(scores, space)
+    elif np.ndim(held) == 2:
         if np.shape(held) != scores.shape:
             raise ValueError(f"thresholds of each sample must be of shape {scores.shape}; got {np.shape(held)}")
         decisions = scores >= to_numpy(held)
@@ -354,6 +357,19 @@ def decide(scores: Any, thresholds: Any = 0.5, space: LabelSpace | None = None) 
     return decisions
 
 
+class RowRule(Protocol):
+    """Decides the any-of labels of a row by comparing them with each other, without thresholds."""
+
+    def decide_any_of(self, scores: Any, space: LabelSpace | None = None) -> np.ndarray:
+        """Return decisions (N, L) bool; False at the columns of exclusive groups."""
+
+
+def row_rule(thresholds: Any) -> RowRule | None:
+    """Return the rule by which `thresholds` decide by row: they themselves, or their `.rule`; None: by values."""
+    held = getattr(thresholds, "rule", thresholds)
+    return held if hasattr(held, "decide_any_of") else None
+
+
 def threshold_values(thresholds: Any, num_labels: int, space: LabelSpace | None = None) -> np.ndarray:
     """Return thresholds as a float64 array (L,), NaN at exclusive columns.
 
@@ -363,10 +379,14 @@ def threshold_values(thresholds: Any, num_labels: int, space: LabelSpace | None 
         space: The columns' meaning. None: every column is an any-of label.
 
     Raises:
-        ValueError: another shape, or NaN at an any-of column.
+        ValueError: another shape, NaN at an any-of column, or a rule that decides by row.
     """
     if space is not None and space.num_labels != num_labels:
         raise ValueError(f"scores have {num_labels} columns, but the space has {space.num_labels} labels")
+    if row_rule(thresholds) is not None:
+        raise ValueError(
+            f"thresholds were wanted here, one a label; {row_rule(thresholds)} decides by row, without any"
+        )
     held = getattr(thresholds, "values", thresholds)
     values = np.array(to_numpy(held), dtype=np.float64)
     if values.shape not in ((), (num_labels,)):

@@ -27,6 +27,9 @@ from mlabel.metrics import rows_table
 from mlabel.recipes import Recipe, Run, RunEvaluation, demo, run, write_evaluation
 from mlabel.training import TrainConfig
 
+# Settings of a recipe that are given as NAME=VALUE.
+_PAIRED = {"reader_options", "head_options", "loss_options", "objective_options"}
+
 
 def add_demo(commands: Any) -> None:
     """Add `mlabel demo`."""
@@ -64,12 +67,13 @@ def add_train(commands: Any) -> None:
     add_part(parser)
     add_threshold(parser)
     add_device(parser)
-    add_fields(parser, Recipe, skip={"reader_options", "labels", "head_options", "loss_options", "train"})
+    add_fields(parser, Recipe, skip=_PAIRED | {"labels", "train"})
     add_fields(parser, TrainConfig, skip=set())
     add_labels(parser)
     add_reader_options(parser)
     add_pairs(parser, "head")
     add_pairs(parser, "loss")
+    add_pairs(parser, "objective")
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -98,6 +102,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
         "labels": label_names(options.labels),
         "head_options": pairs_of(options.head_option, "--head-option"),
         "loss_options": pairs_of(options.loss_option, "--loss-option"),
+        "objective_options": pairs_of(options.objective_option, "--objective-option"),
         "train": train,
     }
     plain = {field.name: given[field.name] for field in dataclasses.fields(Recipe) if field.name not in made}
@@ -144,10 +149,14 @@ def _evaluate(options: argparse.Namespace) -> None:
 def add_calibrate(commands: Any) -> None:
     """Add `mlabel calibrate`."""
     parser = add_command(
-        commands, "calibrate", _calibrate, example="mlabel calibrate --run runs/m --objective f1 --scope label"
+        commands,
+        "calibrate",
+        _calibrate,
+        example="mlabel calibrate --run runs/m --objective precision_floor --objective-option floor=0.9 --scope group",
     )
     parser.add_argument("--run", required=True, help="folder of the run")
     parser.add_argument("--objective", choices=list(OBJECTIVES), help="what to fit for; the run's, if not given")
+    add_pairs(parser, "objective")
     parser.add_argument("--scope", choices=list(SCOPES), help="what has its own threshold; the run's, if not given")
     parser.add_argument("--limit", type=int, help="fit on this many images of the validation part only")
     add_device(parser)
@@ -156,9 +165,12 @@ def add_calibrate(commands: Any) -> None:
 def _calibrate(options: argparse.Namespace) -> None:
     """Fit the thresholds of a run on its validation part, and put them into its bundle."""
     work = Run.open(options.run, device=options.device, progress=progress).limited(options.limit, "val")
-    thresholds = work.calibrate(objective=options.objective, scope=options.scope)
+    given = pairs_of(options.objective_option, "--objective-option")
+    thresholds = work.calibrate(objective=options.objective, scope=options.scope, options=given or None)
     if thresholds is None:
         raise ValueError(f"{options.run} has no labelled validation part to fit thresholds on")
+    if thresholds.rule is not None:
+        print(thresholds.rule)
     for name, value in zip(work.model.space.names, thresholds.values, strict=True):
         print(f"{name}\t{'' if value != value else f'{value:.4f}'}")
     print(f"wrote {Path(options.run) / 'thresholds.json'} and the bundle", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Thresholds: fitted to scores, kept with what they mean, saved and read back.
+"""Thresholds: what they are, how they decide, and the files they lie in.
 
 The rule is always `score >= threshold`. Exclusive groups are decided by their highest score and have no thresholds.
 """
@@ -7,38 +7,41 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 
-from mlabel._checks import DataError, check_positive, resolve, to_numpy
+from mlabel._checks import DataError, resolve
 from mlabel._files import read_json, to_json, write_atomically
-from mlabel.decisions._search import best_of_columns, best_pooled
-from mlabel.labels import LabelSpace, decide, threshold_values
-from mlabel.metrics.ranking import Checked, check_inputs
+from mlabel.decisions.rules import MCut, TopK, rule_from_dict
+from mlabel.labels import Group, LabelSpace, decide, threshold_values
 
 FORMAT = "mlabel.thresholds/1"
-OBJECTIVES = {"f1": "the F1 score", "f_beta": "F-beta with `beta`: recall counts beta times as much as precision"}
-SCOPES = {"label": "one for each label", "group": "one for each any-of group", "global": "one for all any-of labels"}
-SOURCES = ("label", "group", "global", "default", "exclusive")
+SOURCES = ("label", "group", "global", "default", "exclusive", "row", "file")
 DEFAULT = 0.5
+_COLUMNS = ["column", "name", "group", "threshold", "source"]
 
 
 @dataclass(frozen=True, eq=False)
 class Thresholds:
     """One threshold a label, with what it was fitted for.
 
+    inf is a threshold, too: what has it is never decided, since no threshold was worth it.
+
     Attributes:
-        values: (L,) float64, read-only; NaN at the columns of exclusive groups.
+        values: (L,) float64, read-only; NaN at the columns of exclusive groups, and everywhere with a `rule`.
         source: For each label what its threshold was fitted on: `label`, `group` or `global`; `default` where nothing
-            could be fitted (0.5), `exclusive` where there is none.
+            could be fitted (0.5), `exclusive` where there is none, `row` where a `rule` decides, `file` where it was
+            read from the file of another tagger.
         space: The columns' meaning; None: every column is an any-of label.
         objective: What they were fitted for.
         scope: What was to have a threshold of its own.
+        options: Of the objective, such as `{"beta": 2.0}`.
+        rule: What decides any-of labels by row, in the place of thresholds; None: the thresholds do.
 
     Raises:
         ValueError: values, sources and space of different lengths, or NaN at an any-of column.
@@ -53,14 +56,32 @@ class Thresholds:
     space: LabelSpace | None = None
     objective: str = "f1"
     scope: str = "label"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    rule: TopK | MCut | None = None
 
     def __post_init__(self) -> None:
-        values = threshold_values(self.values, len(self.source), self.space)
+        held = threshold_values(0.5 if self.rule else self.values, len(self.source), self.space)
+        values = np.full(len(held), np.nan) if self.rule else held
         for source in self.source:
             resolve(source, dict.fromkeys(SOURCES), "source of a threshold")
         values.flags.writeable = False
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "source", tuple(self.source))
+
+    @classmethod
+    def of_rule(cls, rule: TopK | MCut, num_labels: int, space: LabelSpace | None = None) -> Thresholds:
+        """Return a rule that decides by row in the form of thresholds, so that it can be kept where they are.
+
+        Args:
+            rule: The rule.
+            num_labels: L.
+            space: The columns' meaning; None: every column is an any-of label.
+        """
+        any_of = np.ones(num_labels, dtype=bool) if space is None else space.any_of
+        source = tuple("row" if each else "exclusive" for each in any_of)
+        told = rule.to_dict()
+        options = {"k": told["k"]} if "k" in told else {}
+        return cls(np.full(num_labels, np.nan), source, space, told["name"], told["scope"], options, rule)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -72,18 +93,55 @@ class Thresholds:
 
     def decide(self, scores: Any) -> np.ndarray:
         """Return decisions (N, L) bool for scores (N, L); see `mlabel.labels.decide`."""
-        return decide(scores, self.values, self.space)
+        return decide(scores, self, self.space)
 
     def save(self, path: str | Path) -> None:
-        """Write the thresholds as JSON to the file `path`; `load` reads it."""
+        """Write everything as JSON to the file `path`, or, where its name ends in .csv, what `to_csv` writes."""
+        if Path(path).suffix.lower() == ".csv":
+            self.to_csv(path)
+            return
         rows = zip(self.names, self.values.tolist(), self.source, strict=True)
-        labels = [{"name": n, "threshold": None if v != v else v, "source": s} for n, v, s in rows]
-        data = {"format": FORMAT, "objective": self.objective, "scope": self.scope, "labels": labels}
-        write_atomically(path, to_json({**data, "space": self.space.to_dict() if self.space else None}))
+        data = {
+            "format": FORMAT,
+            "objective": self.objective,
+            "scope": self.scope,
+            "options": dict(self.options),
+            "rule": None if self.rule is None else self.rule.to_dict(),
+            "labels": [{"name": n, "threshold": _plain(v), "source": s} for n, v, s in rows],
+            "space": None if self.space is None else self.space.to_dict(),
+        }
+        write_atomically(path, to_json(data))
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write `column,name,group,threshold,source` lines to the file `path`, one a label.
+
+        `column` is the label's column in scores, and in targets as CSR; the threshold of an exclusive label is empty.
+        What they were fitted for is not in the file; JSON has it.
+
+        Raises:
+            ValueError: a rule decides in the place of thresholds.
+        """
+        if self.rule is not None:
+            raise ValueError(f"{self.rule} decides by row and has no thresholds to write as CSV; save it as JSON")
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        groups = [""] * len(self)
+        if self.space is not None:
+            groups = [group.name for group in self.space.groups for _ in group.labels]
+        rows = zip(self.names, groups, self.values.tolist(), self.source, strict=True)
+        for column, (name, group, value, source) in enumerate(rows):
+            writer.writerow([column, name, group, "" if value != value else repr(value), source])
+        write_atomically(path, text.getvalue())
 
     @classmethod
     def load(cls, path: str | Path, space: LabelSpace | None = None) -> Thresholds:
-        """Return the thresholds saved in the file `path`.
+        """Return the thresholds of the file `path`.
+
+        It is the JSON or CSV that was saved; or, known by the name `.csv` and its header, the `selected_tags.csv` of a
+        tagger, with `name` and `best_threshold` of each column. Of that file, which does not say which labels exclude
+        each other, `space` must be given; `mlabel.data.read_selected_tags(path).thresholds` takes it from the
+        categories.
 
         Args:
             path: The file.
@@ -91,202 +149,116 @@ class Thresholds:
 
         Raises:
             FileNotFoundError: there is no such file.
-            DataError: the file is not what `save` wrote.
+            DataError: the file is none of these.
             ValueError: they are of another space; the first difference is shown.
         """
-        data = read_json(path)
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise DataError(f"{path}: thresholds of format {FORMAT!r} were wanted")
-        try:
-            held = None if data["space"] is None else LabelSpace.from_dict(data["space"])
-            values = [
-                float("nan") if each["threshold"] is None else float(each["threshold"]) for each in data["labels"]
-            ]
-            source = tuple(each["source"] for each in data["labels"])
-            loaded = cls(np.array(values), source, held, data["objective"], data["scope"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: not thresholds: {error}") from error
+        loaded = _of_csv(Path(path), space) if Path(path).suffix.lower() == ".csv" else _of_json(path)
         if space is not None:
-            if held is None:
+            if loaded.space is None:
                 raise ValueError(f"{path}: these thresholds were saved without a label space, so theirs is not known")
-            space.check_same(held, str(path))
+            space.check_same(loaded.space, str(path))
         return loaded
 
-    def to_csv(self, path: str | Path) -> None:
-        """Write `name,threshold,source` lines to the file `path`; the threshold of an exclusive label is empty."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["name", "threshold", "source"])
-        for name, value, source in zip(self.names, self.values.tolist(), self.source, strict=True):
-            writer.writerow([name, "" if value != value else repr(value), source])
-        write_atomically(path, text.getvalue())
 
-
-def fit_thresholds(
-    scores: Any,
-    targets: Any,
-    objective: str = "f1",
-    *,
-    scope: str = "label",
-    space: LabelSpace | None = None,
-    mask: Any = None,
-    beta: float = 1.0,
-    min_positives: int = 1,
-) -> Thresholds:
-    """Return the thresholds under which the decisions on `scores` are best.
-
-    With scope `label` the F-beta of each label is the highest that any threshold gives, so macro F-beta is; with
-    `group` and `global` it is the pooled (micro) F-beta of the group's or of all any-of labels. Of equally good
-    thresholds the highest is taken, and it lies halfway between the lowest score that is decided to be positive and
-    the next score below it, so that scores that move a little are decided alike.
-
-    A label with fewer positives than `min_positives` takes the threshold of its group; a group without any, that of
-    all any-of labels; and where there is no positive at all it is 0.5. `Thresholds.source` says which.
+def best_thresholds(values: Any, space: LabelSpace) -> Thresholds:
+    """Return thresholds that came with a tagger; where an any-of label has none (NaN), it is 0.5.
 
     Args:
-        scores: (N, L) finite: NumPy or torch.
-        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
-        objective: `f1`, or `f_beta` with `beta`.
-        scope: `label`, `group` or `global`.
-        space: The columns' meaning; None: one any-of group.
-        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown). What is unknown counts as if it
-            were not there.
-        beta: Of `f_beta`.
-        min_positives: See above; at least 1.
+        values: (L,); what exclusive columns hold is not used.
+        space: The columns' meaning.
 
     Raises:
-        ValueError: scores that are not finite, shapes that differ, or an unknown objective or scope.
-
-    References:
-        Lipton, Elkan and Naryanaswamy (2014), "Optimal thresholding of classifiers to maximize F1 measure".
+        ValueError: another number of values than of labels.
 
     Example:
-        >>> thresholds = fit_thresholds([[0.9, 0.3], [0.4, 0.2], [0.1, 0.1]], [[1, 1], [0, 1], [0, 0]])
-        >>> thresholds.values.round(3)
-        array([0.65, 0.15])
+        >>> best_thresholds([0.35, float("nan")], LabelSpace([Group("general", ["a", "b"])])).values
+        array([0.35, 0.5 ])
     """
-    resolve(objective, OBJECTIVES, "objective")
-    resolve(scope, SCOPES, "scope")
-    check_positive(beta, "beta")
-    check_positive(min_positives, "min_positives")
-    if objective == "f1" and beta != 1.0:
-        raise ValueError(f"beta is for objective 'f_beta'; objective 'f1' has none, and {beta} was given")
-    checked = check_inputs(scores, targets, mask)
-    if space is not None and space.num_labels != checked[0].shape[1]:
-        raise ValueError(f"scores have {checked[0].shape[1]} columns, but the space has {space.num_labels} labels")
-    values, source = _fit(checked, scope, space, beta, min_positives)
-    return Thresholds(values, tuple(source.tolist()), space, objective, scope)
+    values = np.array(values, dtype=np.float64)
+    if values.shape != (len(space),):
+        raise ValueError(f"thresholds must be of shape ({len(space)},); got {values.shape}")
+    missing = np.isnan(values) & space.any_of
+    values[missing] = DEFAULT
+    source = np.where(missing, "default", np.where(space.any_of, "file", "exclusive"))
+    return Thresholds(values, tuple(source.tolist()), space, "file")
 
 
-def cross_fit_thresholds(
-    scores: Any,
-    targets: Any,
-    objective: str = "f1",
-    *,
-    scope: str = "label",
-    folds: Any = 5,
-    seed: int = 0,
-    space: LabelSpace | None = None,
-    mask: Any = None,
-    beta: float = 1.0,
-    min_positives: int = 1,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each fold the thresholds fitted on the other folds (K, L), and the fold of each sample (N,).
+def _plain(value: float) -> float | str | None:
+    """Return a threshold for JSON, which has neither NaN nor inf."""
+    return None if value != value else str(value) if np.isinf(value) else value
 
-    `mlabel.evaluate(scores, targets, levels, folds=folds)` then judges every sample by thresholds it did not help to
-    choose.
 
-    Args:
-        folds: How many, dealt out at random by `seed`; or the fold of each sample, integers (N,) from 0, such as
-            `mlabel.data.stratified_split(targets, (0.2,) * 5)` gives.
-        seed: Of the random folds.
-        scores, targets, objective, scope, space, mask, beta, min_positives: See `fit_thresholds`.
+def _of_json(path: str | Path) -> Thresholds:
+    data = read_json(path)
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise DataError(f"{path}: thresholds of format {FORMAT!r} were wanted")
+    try:
+        space = None if data["space"] is None else LabelSpace.from_dict(data["space"])
+        values = [float("nan") if each["threshold"] is None else float(each["threshold"]) for each in data["labels"]]
+        source = tuple(each["source"] for each in data["labels"])
+        rule = None if data.get("rule") is None else rule_from_dict(data["rule"])
+        options = dict(data.get("options") or {})
+        return Thresholds(np.array(values), source, space, data["objective"], data["scope"], options, rule)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not thresholds: {error}") from error
 
-    Raises:
-        ValueError: fewer than two folds, an empty one, or what `fit_thresholds` refuses.
 
-    Example:
-        >>> scores, targets = np.array([[0.9], [0.8], [0.2], [0.1]]), np.array([[1], [1], [0], [0]])
-        >>> levels, folds = cross_fit_thresholds(scores, targets, folds=[0, 1, 0, 1])
-        >>> levels.round(2).tolist(), folds.tolist()
-        ([[0.45], [0.55]], [0, 1, 0, 1])
-    """
-    held, sparse_targets, unknown = check_inputs(scores, targets, mask)
-    rows = _folds(folds, len(held), seed)
-    levels = []
-    for fold in range(int(rows.max()) + 1):
-        others = np.flatnonzero(rows != fold)
-        fitted = fit_thresholds(
-            held[others],
-            sparse_targets[others],
-            objective,
-            scope=scope,
-            space=space,
-            mask=None if unknown is None else unknown[others],
-            beta=beta,
-            min_positives=min_positives,
+def _of_csv(path: Path, space: LabelSpace | None) -> Thresholds:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        try:
+            rows = list(csv.reader(file, strict=True))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: not CSV in UTF-8: {error}") from error
+    header, rows = (rows[0] if rows else []), [row for row in rows[1:] if row]
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            raise DataError(
+                f"{path}, label {number}: {len(header)} cells were wanted, as in the header; got {len(row)}"
+            )
+    if header == _COLUMNS:
+        return _of_rows(path, rows)
+    if not {"name", "best_threshold"} <= set(header):
+        wanted = f"{','.join(_COLUMNS)}, or with name and best_threshold"
+        raise DataError(f"{path}: a header {wanted}, was wanted; got {','.join(header)[:200]!r}")
+    if space is None:
+        raise ValueError(
+            f"{path}: this tag list does not say which labels exclude each other; pass space=, or take "
+            "mlabel.data.read_selected_tags(path).thresholds"
         )
-        levels.append(fitted.values)
-    return np.stack(levels), rows
+    names = tuple(unicodedata.normalize("NFC", row[header.index("name")]) for row in rows)
+    if names != space.names:
+        pairs = zip(names, space.names, strict=False)
+        place = next((at for at, (theirs, mine) in enumerate(pairs) if theirs != mine), min(len(names), len(space)))
+        raise ValueError(
+            f"{path}: its {len(names)} names are not the {len(space)} of the space; column {place} differs"
+        )
+    return best_thresholds([_number(path, row[header.index("best_threshold")], row) for row in rows], space)
 
 
-def _folds(folds: Any, num_samples: int, seed: int) -> np.ndarray:
-    given = to_numpy(folds)
-    if given.ndim == 0:
-        if not 2 <= int(given) <= num_samples:
-            raise ValueError(f"folds must be 2 to the number of samples, {num_samples}; got {folds}")
-        return np.random.default_rng(seed).permutation(np.arange(num_samples) % int(given))
-    if given.shape != (num_samples,) or given.dtype.kind not in "iu" or given.min() < 0:
-        raise ValueError(f"folds must be a number, or integers from 0 of shape ({num_samples},); got {given.shape}")
-    sizes = np.bincount(given)
-    if len(sizes) < 2 or not sizes.all():
-        raise ValueError(f"each of at least two folds needs a sample; they have {sizes.tolist()}")
-    return given.astype(np.int64)
+def _of_rows(path: Path, rows: list[list[str]]) -> Thresholds:
+    """Return the thresholds of what `to_csv` wrote; a group's rows stand together."""
+    if [row[0] for row in rows] != [str(column) for column in range(len(rows))]:
+        raise DataError(f"{path}: the columns must be numbered 0 to {len(rows) - 1}, in order")
+    groups: dict[str, list[list[str]]] = {}
+    for row in rows:
+        groups.setdefault(row[2], []).append(row)
+    try:
+        space = None
+        if groups and set(groups) != {""}:
+            space = LabelSpace(
+                [Group(name, [row[1] for row in held], held[0][4] == "exclusive") for name, held in groups.items()]
+            )
+        values = np.array([_number(path, row[3], row) for row in rows])
+        loaded = Thresholds(values, tuple(row[4] for row in rows), space, "file")
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: not thresholds: {error}") from error
+    if space is not None and space.names != tuple(unicodedata.normalize("NFC", row[1]) for row in rows):
+        raise DataError(f"{path}: the rows of a group must stand together")
+    return loaded
 
 
-def _fit(
-    checked: Checked, scope: str, space: LabelSpace | None, beta: float, min_positives: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return thresholds (L,) and their sources (L,), from the narrowest scope asked for to the widest needed."""
-    num_labels = checked[0].shape[1]
-    any_of = np.ones(num_labels, dtype=bool) if space is None else space.any_of
-    values = np.full(num_labels, np.nan)
-    source = np.where(any_of, "default", "exclusive").astype(object)
-    if scope == "label":
-        found = best_of_columns(*checked, beta)
-        fitted = any_of & (found.positives >= min_positives)
-        values[fitted], source[fitted] = found.values[fitted], "label"
-    if scope in ("label", "group"):
-        for columns in _any_of_columns(num_labels, space):
-            _fill(values, source, columns, checked, beta, "group")
-    _fill(values, source, np.flatnonzero(any_of), checked, beta, "global")
-    values[any_of & np.isnan(values)] = DEFAULT
-    return values, source
-
-
-def _any_of_columns(num_labels: int, space: LabelSpace | None) -> Iterator[np.ndarray]:
-    groups = (None,) if space is None else tuple(group for group in space.groups if not group.exclusive)
-    for group in groups:
-        span = slice(0, num_labels) if group is None or space is None else space.slices[group.name]
-        yield np.arange(span.start, span.stop)
-
-
-def _fill(
-    values: np.ndarray, source: np.ndarray, columns: np.ndarray, checked: Checked, beta: float, name: str
-) -> None:
-    """Give the labels of `columns` that have no threshold yet that of all of them together, if it exists."""
-    empty = columns[np.isnan(values[columns])]
-    if not len(empty):
-        return
-    # A slice is a view; only where exclusive columns stand between is a copy needed.
-    is_run = len(columns) == columns[-1] - columns[0] + 1
-    picked: Any = slice(int(columns[0]), int(columns[-1]) + 1) if is_run else columns
-    scores, targets, unknown = checked
-    value = best_pooled(
-        scores[:, picked],
-        sp.csr_array(targets[:, picked]),
-        None if unknown is None else sp.csr_array(unknown[:, picked]),
-        beta,
-    ).values[0]
-    if not np.isnan(value):
-        values[empty], source[empty] = value, name
+def _number(path: Path, text: str, row: list[str]) -> float:
+    try:
+        return float(text) if text else float("nan")
+    except ValueError:
+        raise DataError(f"{path}: a threshold was wanted; found {text[:80]!r} in {','.join(row)[:200]!r}") from None

@@ -14,7 +14,7 @@ from scipy.stats import binom
 from mlabel._checks import as_csr, as_scores, as_unknown, resolve, suggest, to_numpy
 from mlabel.labels import Group, LabelSpace
 from mlabel.metrics._resampled import Plan, Resampled
-from mlabel.metrics.evaluation import _aligned, _shown, check_groups, decision_rows, threshold_levels
+from mlabel.metrics.evaluation import _aligned, _shown, check_groups, columns_of_sets, decision_rows, threshold_sets
 from mlabel.metrics.intervals import check_level, count_groups, label_dicts, plain_dict, run_resamples
 from mlabel.metrics.ratios import check_zero_division
 from mlabel.metrics.resamples import Weights, draw_resamples, spread, two_sided
@@ -320,17 +320,17 @@ def _model(
     held = as_scores(scores, what)
     if held.shape[0] != targets.shape[0]:
         raise ValueError(f"{what} must have a row for each of the {targets.shape[0]} rows of targets; got {held.shape}")
-    levels = threshold_levels(thresholds, folds, held.shape, shared.spaces[index])
+    sets = threshold_sets(thresholds, folds, held.shape, shared.spaces[index])
     unknown = as_unknown(mask, targets.shape)
     if shared.columns is not None:
         columns, of_targets = shared.columns[index], shared.columns[2]
-        held, levels = held[:, columns], levels[:, columns]
+        held, sets = held[:, columns], columns_of_sets(sets, columns)
         targets = sp.csr_array(targets[:, of_targets])
         unknown = None if unknown is None else as_unknown(sp.csr_array(unknown[:, of_targets]), held.shape)
     if held.shape != targets.shape:
         raise ValueError(f"{what} must be of shape {targets.shape}; got {held.shape}")
     check_groups(targets, unknown, shared.space)
-    decisions = decision_rows(held, levels, folds, shared.space)
+    decisions = decision_rows(held, sets, folds, shared.space)
     return Resampled((held, targets, unknown), decisions, shared.space, plan, zero_division)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from mlabel._checks import resolve, suggest, to_numpy
-from mlabel.labels import LabelSpace, decide, threshold_values
+from mlabel.labels import LabelSpace, decide, row_rule, threshold_values
 from mlabel.metrics._blocks import known_positives
 from mlabel.metrics._measures import EXTRA_METRICS, LABEL_METRICS, METRICS, Parts
 from mlabel.metrics.counts import Counts, DecisionRows, count_rows
@@ -134,12 +134,14 @@ def evaluate(
     Args:
         scores: (N, L) finite: NumPy or torch; probabilities where thresholds are in [0, 1].
         targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
-        thresholds: A number, an array (L,), or an object with such an array in `.values`.
+        thresholds: A number, an array (L,), or an object with such an array in `.values`; or a rule of
+            `mlabel.decisions` that decides by row.
         mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown). What is unknown counts as if it
             were not there.
         space: The columns' meaning and names. None: every column is an any-of label.
-        folds: For cross-fitted thresholds, the row of `thresholds` (K, L) that decides each sample, integers (N,).
-            The thresholds that `per_label` shows are then the rows' means. None: one set of thresholds for all.
+        folds: For cross-fitted thresholds, the row of `thresholds` (K, L), or the one of K objects, that decides each
+            sample, integers (N,). The thresholds that `per_label` shows are then their means. None: one set of
+            thresholds for all.
         include: Names of `EXTRA_METRICS` (numbers) and `LABEL_METRICS` (arrays, which go to `per_label`) to measure
             besides: `macro_mcc`, `mcc`, `micro_ece`, `one_error`, `ndcg_at_5`, `macro_precision_at_recall_0.9`, ...
         zero_division: nan leaves labels without positives out of averages, and `num_labels_averaged` says how many
@@ -160,43 +162,71 @@ def evaluate(
     wanted = {**METRICS, **{name: EXTRA_METRICS[name] for name in names if name in EXTRA_METRICS}}
     checked = check_inputs(scores, targets, mask)
     held, sparse_targets, unknown = checked
-    levels = threshold_levels(thresholds, folds, held.shape, space)
+    sets = threshold_sets(thresholds, folds, held.shape, space)
     groups = check_groups(sparse_targets, unknown, space)
-    labels, samples = count_rows(decision_rows(held, levels, folds, space), sparse_targets, unknown)
+    labels, samples = count_rows(decision_rows(held, sets, folds, space), sparse_targets, unknown)
     any_of = None if space is None else space.any_of
     parts = Parts(checked, labels, samples, any_of, zero_division, frozenset([*wanted, *names]))
     return Evaluation(
         metrics={name: measure(parts) for name, measure in wanted.items()},
-        per_label=_per_label(parts, levels.mean(axis=0)),
+        per_label=_per_label(parts, _mean_levels(sets, held.shape[1])),
         groups={name: _group_metrics(labels.take(span), zero_division) for name, span in groups.items()},
         num_samples=held.shape[0],
         names=space.names if space is not None else tuple(str(column) for column in range(held.shape[1])),
     )
 
 
-def threshold_levels(thresholds: Any, folds: Any, shape: tuple[int, ...], space: LabelSpace | None) -> np.ndarray:
-    """Return thresholds as float64 (K, L), NaN at exclusive columns: one row for each fold, or one for all."""
-    if folds is None:
-        return threshold_values(thresholds, shape[1], space)[None]
-    sets, rows = to_numpy(thresholds), to_numpy(folds)
-    if sets.ndim != 2 or rows.shape != shape[:1] or rows.dtype.kind not in "iu":
+def threshold_sets(thresholds: Any, folds: Any, shape: tuple[int, ...], space: LabelSpace | None) -> list[Any]:
+    """Return the thresholds of each fold, or one for all: float64 (L,), NaN at exclusive columns, or a row's rule."""
+    given: Any = [thresholds]
+    if folds is not None:
+        given = thresholds if _are_objects(thresholds) else to_numpy(thresholds)
+        _check_folds(len(given) if _are_objects(thresholds) else given.shape, to_numpy(folds), shape)
+    return [row_rule(each) or threshold_values(each, shape[1], space) for each in given]
+
+
+def _are_objects(thresholds: Any) -> bool:
+    return isinstance(thresholds, list | tuple) and all(hasattr(each, "decide") for each in thresholds)
+
+
+def _check_folds(given: int | tuple[int, ...], rows: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Refuse folds that are not of these samples, or of more sets of thresholds than are given."""
+    given = (given, shape[1]) if isinstance(given, int) else given
+    if len(given) != 2 or rows.shape != shape[:1] or rows.dtype.kind not in "iu":
         raise ValueError(
             f"with folds, thresholds must be of shape (K, {shape[1]}) and folds integers of shape ({shape[0]},); got "
-            f"{sets.shape} and {rows.dtype} {rows.shape}"
+            f"{given} and {rows.dtype} {rows.shape}"
         )
-    if len(rows) and not 0 <= rows.min() <= rows.max() < len(sets):
-        raise ValueError(f"folds must lie in 0 to {len(sets) - 1}; got {rows.min()} to {rows.max()}")
-    return np.stack([threshold_values(each, shape[1], space) for each in sets])
+    if len(rows) and not 0 <= rows.min() <= rows.max() < given[0]:
+        raise ValueError(f"folds must lie in 0 to {given[0] - 1}; got {rows.min()} to {rows.max()}")
 
 
-def decision_rows(scores: np.ndarray, levels: np.ndarray, folds: Any, space: LabelSpace | None) -> DecisionRows:
-    """Return what decides rows start to stop of the scores, by the thresholds (K, L) of `threshold_levels`."""
+def columns_of_sets(sets: list[Any], columns: np.ndarray) -> list[Any]:
+    """Return what `threshold_sets` gave, for some columns only; a rule compares what is left."""
+    return [each if row_rule(each) is not None else each[columns] for each in sets]
+
+
+def decision_rows(scores: np.ndarray, sets: list[Any], folds: Any, space: LabelSpace | None) -> DecisionRows:
+    """Return what decides rows start to stop of the scores, by what `threshold_sets` gave."""
     rows = None if folds is None else to_numpy(folds)
 
     def decide_block(start: int, stop: int) -> np.ndarray:
-        return decide(scores[start:stop], levels[0] if rows is None else levels[rows[start:stop]], space)
+        block = scores[start:stop]
+        if rows is None:
+            return decide(block, sets[0], space)
+        decisions = np.empty(block.shape, dtype=bool)
+        for fold in np.unique(rows[start:stop]):
+            held = rows[start:stop] == fold
+            decisions[held] = decide(block[held], sets[fold], space)
+        return decisions
 
     return decide_block
+
+
+def _mean_levels(sets: list[Any], num_labels: int) -> np.ndarray:
+    """Return the mean thresholds (L,); NaN of rules, which have none."""
+    by_value = [each for each in sets if row_rule(each) is None]
+    return np.mean(by_value, axis=0) if by_value else np.full(num_labels, np.nan)
 
 
 def comparison_table(columns: Mapping[str, Mapping[str, float]], keys: Iterable[str] | None = None) -> str:

@@ -17,7 +17,7 @@ from mlabel._checks import resolve, suggest, to_numpy
 from mlabel.labels import LabelSpace
 from mlabel.metrics._blocks import map_blocks
 from mlabel.metrics._resampled import Plan, Resampled, Sums
-from mlabel.metrics.evaluation import _aligned, _plain, _shown, check_groups, decision_rows, threshold_levels
+from mlabel.metrics.evaluation import _aligned, _plain, _shown, check_groups, decision_rows, threshold_sets
 from mlabel.metrics.ranking import check_inputs
 from mlabel.metrics.ratios import check_zero_division
 from mlabel.metrics.resamples import Weights, draw_resamples, spread
@@ -195,9 +195,9 @@ def prepare(
 ) -> Resampled:
     """Return a model ready to be weighted; arguments and errors are those of `bootstrap`."""
     checked = check_inputs(scores, targets, mask)
-    levels = threshold_levels(thresholds, folds, checked[0].shape, space)
+    sets = threshold_sets(thresholds, folds, checked[0].shape, space)
     check_groups(checked[1], checked[2], space)
-    decisions = decision_rows(checked[0], levels, folds, space)
+    decisions = decision_rows(checked[0], sets, folds, space)
     return Resampled(checked, decisions, space, plan, check_zero_division(zero_division))
 
 

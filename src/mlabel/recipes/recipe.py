@@ -10,6 +10,7 @@ from typing import Any
 
 from mlabel._checks import check_between, resolve, suggest
 from mlabel.data import READERS
+from mlabel.decisions import check_objective
 from mlabel.training import TrainConfig
 
 INIT_BIASES = ("default", "prior")
@@ -46,13 +47,16 @@ class Recipe:
             (any-of labels: log odds) to the logits in the loss; prediction uses the logits without it, in which rare
             labels weigh more. 0: not at all; 1: as if all were equally frequent. See `mlabel.losses.LogitAdjusted`.
         init_bias: How the bias of the head begins: `default`, near 0; or `prior`, at the labels' shares in training.
-        objective: What the thresholds are fitted for: `f1` or `f_beta`.
-        scope: What has a threshold of its own: `label`, `group` or `global`.
+        objective: What the thresholds are fitted for: a name of `mlabel.decisions.OBJECTIVES`.
+        objective_options: Options of the objective, such as `{"floor": 0.9}`; see `mlabel.fit_thresholds`.
+        scope: What has a threshold of its own: `label`, `group` or `global`; None: `label`, and `global` of objectives
+            that decide by row.
         train: The settings of the training.
 
     Raises:
         ValueError: an unknown reader, an option that it does not have, `duplicates` or `logit_adjustment` out of
-            range, an unknown `init_bias`, or no name in `labels`.
+            range, an unknown `init_bias`, an objective with a scope or option that it does not have, or no name in
+            `labels`.
         TypeError: `labels` that are not texts.
 
     Example:
@@ -83,7 +87,8 @@ class Recipe:
     logit_adjustment: float = 0.0
     init_bias: str = "default"
     objective: str = "f1"
-    scope: str = "label"
+    objective_options: Mapping[str, Any] = field(default_factory=dict)
+    scope: str | None = None
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
@@ -92,6 +97,7 @@ class Recipe:
         for name in self.reader_options:
             if name not in known:
                 raise ValueError(f"reader {self.reader!r} has no option {name!r}; {suggest(name, known)}")
+        check_objective(self.objective, self.scope, self.objective_options)
         check_between(self.logit_adjustment, 0, 10, "logit_adjustment")
         resolve(self.init_bias, dict.fromkeys(INIT_BIASES), "init_bias")
         if self.duplicates is not None:

@@ -16,7 +16,7 @@ import torch
 from mlabel._checks import DataError, suggest
 from mlabel._files import read_json, to_json, write_atomically
 from mlabel.data import READERS, BadImage, ImageDataset, ImageTable, stratified_split
-from mlabel.decisions import Thresholds, cross_fit_thresholds, fit_thresholds
+from mlabel.decisions import CrossFit, Thresholds, cross_fit_thresholds, fit_thresholds
 from mlabel.inference import save_bundle
 from mlabel.labels import LabelSpace, decide
 from mlabel.metrics import Intervals, bootstrap, evaluate
@@ -204,18 +204,25 @@ class Run:
         val = self.parts.get("val")
         return val if val is not None and val.known_counts.any() else None
 
-    def calibrate(self, *, objective: str | None = None, scope: str | None = None) -> Thresholds | None:
+    def calibrate(
+        self, *, objective: str | None = None, scope: str | None = None, options: Mapping[str, Any] | None = None
+    ) -> Thresholds | None:
         """Fit thresholds on the validation part, write them into the run and its bundle, and return them.
 
         Args:
             objective: None: the recipe's.
             scope: None: the recipe's.
+            options: Of the objective; see `mlabel.fit_thresholds`. None: the recipe's, if the objective is.
 
         Returns:
             None where there is no labelled validation part; the bundle then has no thresholds.
         """
+        same = objective in (None, self.recipe.objective)
         recipe = dataclasses.replace(
-            self.recipe, objective=objective or self.recipe.objective, scope=scope or self.recipe.scope
+            self.recipe,
+            objective=objective or self.recipe.objective,
+            objective_options=(self.recipe.objective_options if same else {}) if options is None else options,
+            scope=scope or self.recipe.scope,
         )
         val, thresholds = self._val(), None
         if val is not None:
@@ -260,8 +267,10 @@ class Run:
         if not table.space.any_of.any():
             notes = (*notes, "every group is exclusive: the highest score decides, and there are no thresholds")
         elif saved.exists() and part == "val":
-            settings["calibrated"] = self._cross_fit(table, scores)
-            notes = (*notes, "calibrated: cross-fitted, each fifth judged by thresholds fitted on the others")
+            crossed = self._cross_fit(table, scores)
+            settings["calibrated"] = crossed.parts, crossed.folds
+            note = "calibrated: cross-fitted, each fifth judged by thresholds fitted on the others"
+            notes = (*notes, note, f"thresholds for {crossed.summary()}")
         elif saved.exists():
             settings["calibrated"] = Thresholds.load(saved, table.space), None
         columns = {"prior": evaluate(prior, table.targets, **known)}
@@ -288,8 +297,8 @@ class Run:
         number = BadLog(self.folder / "bad.jsonl").count("train")
         return (f"images that training skipped, as they cannot be read: {number:,}; see bad.jsonl",) if number else ()
 
-    def _cross_fit(self, table: ImageTable, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the thresholds of each stratified fifth (5, L), and the fifth of each image (N,)."""
+    def _cross_fit(self, table: ImageTable, scores: np.ndarray) -> CrossFit:
+        """Return thresholds cross-fitted on stratified fifths."""
         fifths = stratified_split(table.targets, (0.2,) * 5, groups=table.groups, unknown=table.unknown)
         return cross_fit_thresholds(scores, table.targets, folds=fifths, **_fitting(self.recipe, table))
 
@@ -514,4 +523,5 @@ def _draw_examples(run: Run, result: RunEvaluation, rows: np.ndarray, images: Se
 
 
 def _fitting(recipe: Recipe, table: ImageTable) -> Mapping[str, Any]:
-    return {"objective": recipe.objective, "scope": recipe.scope, "mask": table.unknown, "space": table.space}
+    goal = {"objective": recipe.objective, "scope": recipe.scope, **recipe.objective_options}
+    return {**goal, "mask": table.unknown, "space": table.space}

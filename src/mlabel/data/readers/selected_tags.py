@@ -14,6 +14,7 @@ import numpy as np
 
 from mlabel._checks import DataError
 from mlabel.data.readers._lines import column_place, csv_table, fail, refuse_repeats, shown
+from mlabel.decisions import Thresholds, best_thresholds
 from mlabel.labels import Group, LabelSpace
 
 T = TypeVar("T")
@@ -38,6 +39,11 @@ class SelectedTags:
     space: LabelSpace
     counts: np.ndarray | None
     best_thresholds: np.ndarray | None
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """`best_thresholds` in the form in which they decide, 0.5 where a cell is empty; None where there are none."""
+        return None if self.best_thresholds is None else best_thresholds(self.best_thresholds, self.space)
 
 
 class TagLines(NamedTuple):
