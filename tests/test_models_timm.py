@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 
 import pytest
 import torch
+from torch import nn
 from safetensors.torch import save_file
 
 from mlabel.inference.bundle import load_bundle, save_bundle
@@ -22,7 +24,7 @@ from mlabel.models import (
 from mlabel.models.backbones import has_fixed_size
 from mlabel.models.positions import resize_positions, resize_windows
 from mlabel.models.pretrained import find_weights, usual_statistics
-from mlabel.models.timm_networks import timm_weights
+from mlabel.models.timm_networks import pool_places, timm_weights, usual_size
 
 timm = pytest.importorskip("timm")
 
@@ -41,12 +43,12 @@ def make(name: str, **options):
     return create_model(name, SPACE, **{"image_size": 64, **options}).eval()
 
 
-def check_network(name: str, device: str = "cpu") -> None:
+def check_network(name: str, device: str = "cpu", size: tuple[int, int] = (224, 224)) -> None:
     """Check what holds of every network, as shapes."""
     with torch.device(device):
-        backbone = create_backbone(name, in_channels=1, image_size=(224, 224))
-    model = create_model(backbone, SPACE, in_channels=1).to("meta").eval()
-    images = torch.empty(2, 1, 224, 224, device="meta")
+        backbone = create_backbone(name, in_channels=1, image_size=size)
+    model = create_model(backbone, SPACE, in_channels=1, image_size=size).to("meta").eval()
+    images = torch.empty(2, 1, *size, device="meta")
     features, feature_map = model.features(images), model.feature_map(images)
     assert features.shape == (2, model.num_features)
     for head in HEADS:
@@ -63,12 +65,51 @@ def test_families_keep_the_contract(name):
 @pytest.mark.parametrize("name", list_timm_models())
 def test_every_network_keeps_the_contract(name):
     count = sum(parameter.numel() for parameter in timm.create_model(name[5:], device="meta").parameters())
+    device = "meta" if count > 120e6 else "cpu"
     try:
-        check_network(name, "meta" if count > 120e6 else "cpu")
+        check_network(name, device)
     except ValueError as error:
         if "cannot take images of 224 x 224" not in str(error):
             raise
-        pytest.skip(str(error)[:120])
+        size = usual_size(name)
+        assert f"it was made for {size}" in str(error)
+        check_network(name, device, size)
+
+
+class Places(nn.Module):
+    """An encoder that returns every place, in one of three ways."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form = form
+        if form == "NHWC":
+            self.output_fmt = form
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.form == "tokens":
+            return images.flatten(2).transpose(1, 2)
+        return images.permute(0, 2, 3, 1) if self.form == "NHWC" else images
+
+
+@pytest.mark.parametrize("form", ["tokens", "NCHW", "NHWC"])
+def test_places_are_pooled_by_their_mean(form):
+    network, images = Places(form), torch.rand(2, 5, 3, 4)
+    assert pool_places(network, network(images)) == 5
+    torch.testing.assert_close(copy.deepcopy(network)(images), images.mean((2, 3)))
+    assert pool_places(network, network(images)) == 5  # what returns features already stays as it is
+    torch.testing.assert_close(network(images), images.mean((2, 3)))
+
+
+def test_what_computes_with_colours_sees_greyscale_as_grey(tmp_path):
+    model, images = make("timm/csatv2", in_channels=1, mean=0.5, std=0.25), torch.rand(2, 1, 64, 64)
+    colour = make("timm/csatv2", mean=[0.5] * 3, std=[0.25] * 3)
+    with torch.no_grad():
+        assert torch.equal(model(images), colour(images.repeat(1, 3, 1, 1)))
+        assert torch.equal(model.feature_map(images), colour.feature_map(images.repeat(1, 3, 1, 1)))
+    save_bundle(tmp_path / "bundle", model)
+    again = load_bundle(tmp_path / "bundle").model
+    with torch.no_grad():
+        assert torch.equal(again(images), model(images))
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -2,6 +2,7 @@
 
     python tools/mutation.py metrics --count 300 --seed 0
     python tools/mutation.py data/sampling.py --tests "tests/test_sampling.py"
+    python tools/mutation.py training/step.py --tests "tests/test_training*.py" --skip "process or distributed"
 
 mutmut makes the faults (mutants), in the bodies of functions that carry no decorator, and runs for each the tests that
 come by it. Of all mutants of the part a sample is drawn by the seed; a greater count begins with the same ones. The
@@ -35,7 +36,7 @@ SETTINGS = """
 [tool.mutmut]
 source_paths = ["src"]
 only_mutate = [{part!r}]
-pytest_add_cli_args = ["--hypothesis-profile=mutation", "-p", "no:cacheprovider"]
+pytest_add_cli_args = {options!r}
 pytest_add_cli_args_test_selection = {tests!r}
 on_dependency_change = "ignore"
 # A mutant that runs on without end is given up after some times what its tests take.
@@ -82,13 +83,15 @@ def list_mutants(sources: Sequence[Path]) -> list[str]:
     ]
 
 
-def prepare(folder: Path, part: str, tests: list[str]) -> None:
-    """Copy what mutmut needs into the folder, with its settings."""
+def prepare(folder: Path, part: str, tests: list[str], *, skip: str | None = None) -> None:
+    """Copy what mutmut needs into the folder, with its settings; `skip` is an expression of pytest's `-k`."""
+    options = ["--hypothesis-profile=mutation", "-p", "no:cacheprovider"]
+    options += [] if skip is None else ["-k", f"not ({skip})"]
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in ("src", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored, dirs_exist_ok=True)
     pattern = f"src/mlabel/{part}" if part.endswith(".py") else f"src/mlabel/{part}/*"
-    settings = SETTINGS.format(part=pattern, tests=tests)
+    settings = SETTINGS.format(part=pattern, tests=tests, options=options)
     (folder / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text(encoding="utf-8") + settings)
 
 
@@ -148,6 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", help="a package or module below src/mlabel, such as metrics or data/sampling.py")
     parser.add_argument("--tests", action="append", default=[], help="pattern of files; default: tests/test_PART*.py")
+    parser.add_argument("--skip", help="leave out tests that this expression of pytest's -k matches, such as slow ones")
     parser.add_argument("--count", type=int, default=300, help="how many mutants; default: 300")
     parser.add_argument("--seed", type=int, default=0, help="of the sample; default: 0")
     parser.add_argument("--minutes", type=float, help="stop after this long, and report what was done")
@@ -160,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = names[: options.count] if options.only is None else [name for name in mutants if options.only in name]
     with tempfile.TemporaryDirectory(prefix="mutation-") as place:
         folder = Path(place)
-        prepare(folder, options.part, list_tests(options.part, options.tests))
+        prepare(folder, options.part, list_tests(options.part, options.tests), skip=options.skip)
         run_mutants(folder, names, options.minutes)
         share = report(folder, read_results(folder, names), len(mutants))
     return 0 if share >= options.least else 1

@@ -18,7 +18,14 @@ from mlabel._checks import resolve
 from mlabel.models.feature_maps import run_on_meta
 from mlabel.models.report_networks import CNN3BatchNorm, CNN4MaxPool, CNN5AvgPool, Prior, SEResNet22
 from mlabel.models.small_cnn import SmallCNN
-from mlabel.models.timm_networks import build_timm, check_timm_name, is_timm, takes_one_size
+from mlabel.models.timm_networks import (
+    build_timm,
+    check_timm_name,
+    is_timm,
+    pool_places,
+    takes_one_size,
+    usual_size,
+)
 
 # The networks that torchvision makes with auxiliary classifiers, and with an input normalisation of their own.
 HALF_NORMALISED = frozenset({"googlenet", "inception_v3"})
@@ -84,7 +91,7 @@ def create_backbone(name: str, *, in_channels: int = 3, image_size: tuple[int, i
         raise _size_error(name, image_size, error) from error
     if is_timm(name):
         # With timm that may be the width of the map, before a hidden layer that follows the pooling.
-        setattr(backbone, "num_features", features.shape[1])  # noqa: B010
+        setattr(backbone, "num_features", pool_places(backbone, features))  # noqa: B010
     return backbone
 
 
@@ -155,8 +162,10 @@ def _add_up_channels(convolution: nn.Conv2d) -> None:
 
 def _size_error(name: str, image_size: tuple[int, int], error: Exception) -> ValueError:
     height, width = image_size
+    size = usual_size(name) if is_timm(name) else None
+    hint = "224 suits all" if not is_timm(name) else f"it was made for {size}" if size else "a larger one, or 224"
     return ValueError(
-        f"backbone {name!r} cannot take images of {height} x {width} pixels; try another image_size (224 suits all). "
+        f"backbone {name!r} cannot take images of {height} x {width} pixels; try another image_size ({hint}). "
         f"It said: {error}"
     )
 

@@ -16,6 +16,8 @@ from torch import nn
 from mlabel._checks import resolve
 
 PREFIX = "timm/"
+# Networks whose first layer computes with red, green and blue, and that layer.
+_RGB_STEMS = {"csatv2": "stem_dct", "csatv2_21m": "stem_dct"}
 
 
 @dataclass(frozen=True)
@@ -69,20 +71,41 @@ def check_timm_name(name: str) -> str:
 def build_timm(name: str, *, in_channels: int, image_size: tuple[int, int]) -> nn.Module:
     """Return a network of timm without its classification layer; `num_features` is set by `create_backbone`."""
     bare = check_timm_name(name)
-    options: dict[str, Any] = {"pretrained": False, "num_classes": 0, "in_chans": in_channels}
-    if takes_one_size(name):
-        try:
-            return _timm().create_model(bare, img_size=image_size, **options)
-        except TypeError as error:
-            if "img_size" not in str(error):
-                raise
-    return _timm().create_model(bare, **options)
+    stem = _RGB_STEMS.get(bare) if in_channels == 1 else None
+    options: dict[str, Any] = {"pretrained": False, "num_classes": 0, "in_chans": 3 if stem else in_channels}
+    network = _create(bare, {"img_size": image_size} if takes_one_size(name) else {}, options)
+    if stem is not None:
+        network.get_submodule(stem).register_forward_pre_hook(_repeat_channel)
+    return network
+
+
+def pool_places(network: nn.Module, features: torch.Tensor) -> int:
+    """Return D, having seen to it that the network returns features (N, D).
+
+    Encoders made for something else than classification return a map (N, D, H, W) or tokens (N, T, D) where others
+    return features. From now on they return the mean over the places. Their feature map stays as it is.
+
+    Args:
+        network: A network of `build_timm`.
+        features: What it returned, of which the shape counts.
+    """
+    if features.ndim > 2:
+        # A hook, not a module around it: so the names of its weights stay timm's.
+        network.register_forward_hook(_mean_of_places)
+        features = _mean_of_places(network, (), features)
+    return features.shape[1]
 
 
 def takes_one_size(name: str) -> bool:
     """Return whether a network of timm takes only images of the size that it was made for."""
     entry = _timm().get_pretrained_cfg(name.removeprefix(PREFIX), allow_unregistered=True)
     return entry is not None and bool(entry.fixed_input_size)
+
+
+def usual_size(name: str) -> tuple[int, int] | None:
+    """Return the height and width of the images that a network of timm was made for; None where timm does not say."""
+    entry = _timm().get_pretrained_cfg(name.removeprefix(PREFIX), allow_unregistered=True)
+    return None if entry is None else tuple(entry.input_size[1:])
 
 
 def timm_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -118,6 +141,26 @@ def fetch_timm_state(weights: TimmWeights) -> dict[str, torch.Tensor]:
             "network, run it once to fill the cache; or give weights= the path of a file or folder"
         ) from error
     return network.state_dict()
+
+
+def _create(bare: str, size: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+    """Return a network made for a size, where its maker asks for one at all."""
+    try:
+        return _timm().create_model(bare, **size, **options)
+    except TypeError as error:
+        if not size or "img_size" not in str(error):
+            raise
+    return _timm().create_model(bare, **options)
+
+
+def _repeat_channel(stem: nn.Module, given: tuple[torch.Tensor]) -> torch.Tensor:
+    return given[0].expand(-1, 3, -1, -1)
+
+
+def _mean_of_places(network: nn.Module, given: tuple[torch.Tensor, ...], found: torch.Tensor) -> torch.Tensor:
+    if found.ndim == 3:
+        return found.mean(dim=1)
+    return found.mean((1, 2) if getattr(network, "output_fmt", "NCHW") == "NHWC" else (2, 3))
 
 
 def _timm() -> ModuleType:
