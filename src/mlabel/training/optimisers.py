@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -47,6 +48,42 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     if not groups:
         raise ValueError("the model has no parameter that wants a gradient; unfreeze one")
     return resolve(config.optimizer, _BUILDERS, "optimizer")(groups, config)
+
+
+@contextmanager
+def in_memory_order(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Let a step on the CPU see weights that lie with the channels last as (N, H, W, C): the same memory, in its order.
+
+    The fused kernels of the CPU go through the memory of a weight, its gradient and its state side by side, whatever
+    the strides of each; and of a gradient that is not contiguous torch (2.15) makes a copy, of no use, at every step.
+    """
+    seen = [p for group in optimizer.param_groups if group.get("fused") for p in group["params"] if _is_permuted(p)]
+    changed: list[nn.Parameter] = []
+    try:
+        for parameter in seen:
+            changed.append(parameter)
+            _permute(optimizer, parameter, (0, 2, 3, 1))
+            parameter.grad = parameter.grad.contiguous()  # in the weight's order, as autograd leaves it
+        yield
+    finally:
+        for parameter in changed:
+            _permute(optimizer, parameter, (0, 3, 1, 2))
+
+
+def _is_permuted(parameter: nn.Parameter) -> bool:
+    if parameter.grad is None or parameter.ndim != 4 or parameter.device.type != "cpu" or parameter.is_contiguous():
+        return False
+    return parameter.is_contiguous(memory_format=torch.channels_last)
+
+
+def _permute(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, axes: tuple[int, ...]) -> None:
+    gradient, parameter.grad = parameter.grad, None  # it would have to be of the weight's shape all the while
+    parameter.data = parameter.data.permute(axes)
+    parameter.grad = None if gradient is None else gradient.permute(axes)
+    held = optimizer.state[parameter] if parameter in optimizer.state else {}
+    for name, value in held.items():
+        if torch.is_tensor(value) and value.ndim == 4:
+            held[name] = value.permute(axes)
 
 
 def _group_parameters(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from mlabel.data import Batch
 from mlabel.losses import BatchLoss
 from mlabel.training.distributed import ALONE
 from mlabel.training.gradients import GradientSum, has_shared_norms, mean_of_batch_norms
+from mlabel.training.optimisers import in_memory_order
 from mlabel.training.parts import whole
 from mlabel.training.precision import autocast
 from mlabel.training.sam import sharpen_gradient
@@ -203,7 +204,8 @@ def _apply(state: TrainState) -> bool:
     if finite and state.config.clip_norm is not None:
         nn.utils.clip_grads_with_norm_(parameters, state.config.clip_norm, norm)
     if finite:
-        state.scaler.step(state.optimizer)
+        with in_memory_order(state.optimizer):
+            state.scaler.step(state.optimizer)
     state.scaler.update()
     return finite
 
