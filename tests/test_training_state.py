@@ -138,6 +138,8 @@ def test_a_spike_is_told_from_the_steps_before_it() -> None:
         assert state.is_spike(loss) is expected
         assert state.recent == ([1.0] * before + [loss])[-50:]
         assert state.spiked_at == (0 if expected else None)
+        state.recent, state.spiked_at = [4.0] * before, None
+        assert state.is_spike(4 * loss) is expected
     # Of those that scatter, what is further from their median, 4, than ten of their median deviations, 1.
     for loss, expected in [(14.0, False), (14.125, True)]:
         state = make_state(make_model())

@@ -338,15 +338,15 @@ def _join_optimizer(
     tensors: dict[str, torch.Tensor], settings: dict[str, Any], optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
     """Return the optimiser state dictionary that `_split_optimizer` took apart."""
+    groups = settings["param_groups"]
+    wanted = [len(group["params"]) for group in optimizer.param_groups]
+    if [len(group["params"]) for group in groups] != wanted:
+        raise ValueError(f"the checkpoint's optimiser has other parameter groups; {wanted} parameters were wanted")
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     state: dict[int, dict[str, Any]] = {int(i): dict(held) for i, held in settings["numbers"].items()}
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = part_like(tensor, parameters[int(index)])
-    groups = settings["param_groups"]
-    wanted = [len(group["params"]) for group in optimizer.param_groups]
-    if [len(group["params"]) for group in groups] != wanted:
-        raise ValueError(f"the checkpoint's optimiser has other parameter groups; {wanted} parameters were wanted")
     # JSON knows no tuples, and the optimisers compare and unpack them.
     groups = [{k: tuple(v) if isinstance(v, list) and k != "params" else v for k, v in g.items()} for g in groups]
     # Which kernel computes is no setting of the training: a sharded one has none for all parameters at once.

@@ -80,7 +80,7 @@ def _permute(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, axes: tu
     gradient, parameter.grad = parameter.grad, None  # it would have to be of the weight's shape all the while
     parameter.data = parameter.data.permute(axes)
     parameter.grad = None if gradient is None else gradient.permute(axes)
-    held = optimizer.state[parameter] if parameter in optimizer.state else {}
+    held = optimizer.state.get(parameter, {})
     for name, value in held.items():
         if torch.is_tensor(value) and value.ndim == 4:
             held[name] = value.permute(axes)
