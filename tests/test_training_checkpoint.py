@@ -228,6 +228,17 @@ def test_a_pointer_to_the_best_that_cannot_be_followed_is_an_error(tmp_path: Pat
     assert best_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step-00000002"
 
 
+def test_the_best_is_found_while_another_takes_its_place(tmp_path: Path) -> None:
+    state = at(1)
+    state.best_step = 1
+    path = save_checkpoint(state, tmp_path)
+    old = path.rename(path.with_name("step-00000001.old"))
+    assert best_checkpoint(tmp_path) == newest_checkpoint(tmp_path) == old
+    assert save_checkpoint(state, tmp_path) == best_checkpoint(tmp_path) == path
+    (old / "half").mkdir(parents=True)
+    assert best_checkpoint(tmp_path) == newest_checkpoint(tmp_path) == path
+
+
 def test_what_is_wrong_is_said_in_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = save_checkpoint(at(1), tmp_path)
     manifest = path / "manifest.json"
@@ -261,7 +272,9 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path: Path, caplog: pytest.LogCaptu
     assert "not JSON" in str(problems(path))
     with caplog.at_level(logging.WARNING):
         assert newest_checkpoint(tmp_path) is None
-    assert f"{path} is passed over: DataError: {manifest}: not JSON" in caplog.text
+    (said_of_it,) = caplog.records
+    assert said_of_it.getMessage() == f"{path} is passed over: {problems(path)}"
+    assert str(problems(path)).startswith(f"DataError: {manifest}: not JSON")
     for refuse in (
         read_description,
         lambda path: load_weights(path, make_model()),

@@ -180,10 +180,10 @@ def test_rho_shrinks_with_the_learning_rate(table: ImageTable, monkeypatch: pyte
     monkeypatch.setattr("mlabel.training.step.sharpen_gradient", spy)
     for rho_min in (None, 0.1):
         state = make_state(make_model(), **PLAIN, sharpness="sam", rho=0.5, rho_min=rho_min)
-        for rate, scale in ((0.5, 1.0), (0.25, 1.0), (0.5, 0.25), (0.0, 1.0)):
+        for rate, scale in ((0.5, 1.0), (0.25, 1.0), (0.5, 0.25), (0.0, 1.0), (0.5, 3.0)):
             state.lr_scale = scale
             train_step(state, own_loss(), [make_batch(table, slice(0, 4))], precision="fp32", learning_rate=rate)
-    assert seen == pytest.approx([0.5] * 4 + [0.5, 0.3, 0.2, 0.1])
+    assert seen == pytest.approx([0.5] * 5 + [0.5, 0.3, 0.2, 0.1, 0.5])  # of a raised rate it is no larger
 
 
 def test_settings_are_checked() -> None:

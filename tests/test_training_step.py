@@ -99,13 +99,20 @@ def test_dropout_follows_from_seed_step_and_rank_alone(table: ImageTable) -> Non
     ]
 
 
+class EveryRankPasses(GradientSum):
+    """Of ranks that wait for one another in each forward pass."""
+
+    every_rank_passes = True
+
+
+def empty_batch(table: ImageTable) -> Batch:
+    """Return what a rank has where the others have the images."""
+    batch = make_batch(table, slice(0, 1))
+    return replace(batch, images=batch.images[:0], targets=batch.targets[:0], mask=None, index=batch.index[:0])
+
+
 def test_batches_that_are_empty_change_nothing(table: ImageTable) -> None:
-    batch, empty = make_batch(table, slice(0, 8)), make_batch(table, slice(0, 1))
-    empty = replace(empty, images=empty.images[:0], targets=empty.targets[:0], mask=None, index=empty.index[:0])
-
-    class EveryRankPasses(GradientSum):
-        every_rank_passes = True
-
+    batch, empty = make_batch(table, slice(0, 8)), empty_batch(table)
     ends = []
     for batches, gradients in (
         ([batch], None),
@@ -122,14 +129,23 @@ def test_batches_that_are_empty_change_nothing(table: ImageTable) -> None:
         assert_same(ends[0][0], end)
 
 
-def test_a_step_of_nothing_changes_no_weight(table: ImageTable) -> None:
-    empty = make_batch(table, slice(0, 1))
-    empty = replace(empty, images=empty.images[:0], targets=empty.targets[:0], mask=None, index=empty.index[:0])
-    state = make_state(make_model())
-    before = weights(state.model)
-    result = step(state, empty)
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("waits", ["not", "in each pass", "in shared norms"])
+def test_a_step_of_nothing_changes_no_weight(
+    table: ImageTable, monkeypatch: pytest.MonkeyPatch, precision: str, waits: str
+) -> None:
+    state = make_state(make_model(norm=waits != "in shared norms"), **SGD, precision=precision)
+    before, seen = weights(state.model), []
+    state.model.backbone.conv.register_forward_hook(lambda _, given, found: seen.append((len(given[0]), found.dtype)))
+    monkeypatch.setattr("mlabel.training.step.has_shared_norms", lambda model: waits == "in shared norms")
+    gradients = EveryRankPasses(Ranks()) if waits == "in each pass" else None
+    result = step(state, empty_batch(table), gradients=gradients)
     assert (result.finite, result.loss) == (True, 0.0)
     assert_same(before, weights(state.model))
+    # Two images, of which a batch norm has statistics; shared ones have those of other ranks.
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    assert seen == {"not": [], "in each pass": [(2, dtype)], "in shared norms": [(0, dtype)]}[waits]
+    assert state.scaler.get_scale() == (65536.0 if precision == "fp16" else 1.0)
 
 
 def test_what_is_not_finite_is_named(table: ImageTable) -> None:
@@ -147,6 +163,14 @@ def test_what_is_not_finite_is_named(table: ImageTable) -> None:
     result = step(state, make_batch(table, slice(0, 8)))
     assert (result.finite, result.bad_parameters, result.bad_gradients) == (True, (), ())
     assert (state.step, state.skipped, state.skipped_in_a_row) == (2, 1, 0)
+
+
+def test_of_gradients_the_ones_that_are_not_finite_are_named(table: ImageTable) -> None:
+    state = make_state(make_model(), **SGD)
+    state.model.backbone.conv.bias.register_hook(lambda gradient: gradient * math.inf)
+    state.model.backbone.norm.bias.requires_grad_(False)  # which has none
+    result = step(state, make_batch(table, slice(0, 8)))
+    assert (result.finite, result.bad_parameters, result.bad_gradients) == (False, (), ("backbone.conv.bias",))
 
 
 def test_buffers_of_a_bad_step_are_put_back_whatever_their_type(table: ImageTable) -> None:
