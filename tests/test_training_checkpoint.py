@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,10 +148,10 @@ def test_what_is_saved_comes_back_and_goes_on(
 def test_numbers_of_an_optimiser_are_kept_too(table: ImageTable, tmp_path: Path) -> None:
     states = [trained(table), trained(table)]
     for held in states[0].optimizer.state.values():
-        held.update(count=3, note=None)
+        held.update({"count": 3, "note": None, "a.b": torch.ones(2)})
     load_checkpoint(save_checkpoint(states[0], tmp_path), states[1])
     for held in states[1].optimizer.state.values():
-        assert (held["count"], held["note"]) == (3, None)
+        assert (held["count"], held["note"], held["a.b"].tolist()) == (3, None, [1, 1])
 
 
 def test_which_kernel_computes_is_not_gone_on_with(table: ImageTable, tmp_path: Path) -> None:
@@ -338,10 +339,25 @@ def test_leftovers_of_a_kill_are_removed(tmp_path: Path) -> None:
         (folder / name / "model.safetensors").write_bytes(b"half")
     state = at(3)
     save_checkpoint(state, tmp_path)
+    assert [each.name for each in folder.iterdir()] == ["step-00000003"]
+    (folder / "step-00000003.old" / "half").mkdir(parents=True)
     state.history = [{"step": 3}]
     save_checkpoint(state, tmp_path)
     assert [each.name for each in folder.iterdir()] == ["step-00000003"]
     assert newest_checkpoint(tmp_path) == folder / "step-00000003"
+
+
+def test_where_the_folder_vanishes_the_error_is_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+
+    def fail(path: Path, content: bytes) -> None:
+        shutil.rmtree(run_dir)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mlabel.training.checkpoint.write_synced", fail)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(at(1), run_dir)
 
 
 def test_a_run_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
@@ -376,6 +392,8 @@ def test_another_model_is_refused_with_what_differs(tmp_path: Path) -> None:
     other = create_model(Tiny(norm=False), SPACE, image_size=12)
     before = weights(other)
     with pytest.raises(ValueError, match=r"step-00000001 holds another model: backbone\.norm\.\w+ is not in the model"):
+        load_weights(path, other)
+    with pytest.raises(ValueError, match=r"backbone\.norm\.\w+ is not in the model; backbone\.norm\.\w+ is not"):
         load_weights(path, other)
     assert_same(before, weights(other))
 

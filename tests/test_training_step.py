@@ -34,9 +34,13 @@ def step(state: TrainState, *batches: Batch, rate: float = 0.5, **options: Any) 
 
 
 @pytest.mark.parametrize("clip", [None, 0.01, 100.0])
-def test_a_step_is_what_a_plain_loop_does(table: ImageTable, clip: float | None) -> None:
-    batch = make_batch(table, slice(0, 8))
-    model, plain = make_model(), make_model()
+@pytest.mark.parametrize("rows", [8, 1])
+def test_a_step_is_what_a_plain_loop_does(table: ImageTable, clip: float | None, rows: int) -> None:
+    batch = make_batch(table, slice(0, rows))
+    known = torch.ones(rows, 5, dtype=torch.bool)
+    known[0, :2] = False
+    batch = replace(batch, mask=known)
+    model, plain = make_model(norm=rows > 1), make_model(norm=rows > 1)
     model.backbone.drop.p = plain.backbone.drop.p = 0.0
     state = make_state(model, **SGD | {"momentum": 0.9, "weight_decay": 0.1}, clip_norm=clip)
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.0, momentum=0.9, weight_decay=0.1)
@@ -62,6 +66,34 @@ def test_a_step_is_what_a_plain_loop_does(table: ImageTable, clip: float | None)
     assert state.train_loss > 0
 
 
+def test_the_network_that_computes_may_be_another(table: ImageTable) -> None:
+    state, sizes = make_state(make_model()), []
+
+    def network(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        return state.model(images)
+
+    state.network = network
+    step(state, make_batch(table, slice(0, 8)), make_batch(table, slice(8, 12)))
+    assert sizes == [8, 4]
+
+
+def test_gradients_leave_from_the_last_backward_pass_on(table: ImageTable) -> None:
+    passes, told = [], []
+
+    class Told(GradientSum):
+        def watch(self, model: nn.Module) -> None:
+            told.append(("watch", model, len(passes)))
+
+        def finish(self) -> None:
+            told.append(("finish", len(passes)))
+
+    state = make_state(make_model())
+    state.model.head.linear.bias.register_hook(lambda gradient: passes.append(1))
+    step(state, *(make_batch(table, slice(row, row + 4)) for row in (0, 4, 8)), gradients=Told(Ranks()))
+    assert told == [("watch", state.model, 2), ("finish", 3)]
+
+
 def test_the_rate_of_a_group_has_its_factor_and_the_states(table: ImageTable) -> None:
     state = make_state(make_model(), **SGD)
     bias = state.optimizer.param_groups[0]["params"].pop()
@@ -72,13 +104,24 @@ def test_the_rate_of_a_group_has_its_factor_and_the_states(table: ImageTable) ->
     assert [group["lr"] for group in state.optimizer.param_groups] == [0.4, 0.1]
 
 
+class Rank(GradientSum):
+    """Of one rank among others, without the others."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(Ranks(rank=rank))
+
+
+def test_both_passes_of_sam_have_the_dropout_of_their_rank(table: ImageTable) -> None:
+    ends = []
+    for method in ("none", "sam"):
+        state = make_state(make_model(), **SGD, sharpness=method, rho=1e-9)
+        step(state, make_batch(table, slice(0, 8)), gradients=Rank(1))
+        ends.append(weights(state.model))
+    for name, tensor in ends[0].items():
+        torch.testing.assert_close(tensor, ends[1][name], rtol=1e-5, atol=1e-6)
+
+
 def test_dropout_follows_from_seed_step_and_rank_alone(table: ImageTable) -> None:
-    class Rank(GradientSum):
-        """Of one rank among others, without the others."""
-
-        def __init__(self, rank: int) -> None:
-            super().__init__(Ranks(rank=rank))
-
     def drawn(seed: int = 0, at: int = 0, gradients: GradientSum | None = None) -> tuple[int, float]:
         torch.manual_seed(int(torch.randint(10**6, ())))  # whatever was drawn before has no say
         state = make_state(make_model(), seed=seed)
@@ -158,11 +201,13 @@ def test_what_is_not_finite_is_named(table: ImageTable) -> None:
     assert "head.linear.weight" in result.bad_gradients
     assert math.isnan(result.loss)
     assert (state.step, state.skipped, state.skipped_in_a_row, state.running) == (1, 1, 1, {})
+    step(state, make_batch(table, slice(0, 8)))
+    assert (state.step, state.skipped, state.skipped_in_a_row, state.running) == (2, 2, 2, {})
     with torch.no_grad():
         state.model.head.linear.bias[1] = 0.0
     result = step(state, make_batch(table, slice(0, 8)))
     assert (result.finite, result.bad_parameters, result.bad_gradients) == (True, (), ())
-    assert (state.step, state.skipped, state.skipped_in_a_row) == (2, 1, 0)
+    assert (state.step, state.skipped, state.skipped_in_a_row) == (3, 2, 0)
 
 
 def test_of_gradients_the_ones_that_are_not_finite_are_named(table: ImageTable) -> None:
