@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -64,6 +65,21 @@ def test_a_step_is_what_a_plain_loop_does(table: ImageTable, clip: float | None,
     assert all(parameter.grad is None for parameter in model.parameters())
     assert (state.step, state.skipped, state.updates) == (3, 0, 3)
     assert state.train_loss > 0
+
+
+def test_a_loss_is_that_of_all_its_batches(table: ImageTable) -> None:
+    found = []
+    for cuts in ([0, 4, 5, 12], [0, 12]):
+        state = make_state(make_model(norm=False))
+        state.model.backbone.drop.p = 0.0
+        batches = [make_batch(table, slice(*rows)) for rows in itertools.pairwise(cuts)]
+        result = step(state, *batches)
+        assert result.parts["tags"][1] == 36.0
+        assert result.parts["kind"][1] == 11.0  # of one it is not known
+        assert result.loss == pytest.approx(sum(value / number for value, number in result.parts.values()))
+        found.append(result.parts)
+    for name, part in found[0].items():
+        assert part == pytest.approx(found[1][name], rel=1e-6)
 
 
 def test_the_network_that_computes_may_be_another(table: ImageTable) -> None:

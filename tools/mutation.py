@@ -156,12 +156,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the sample; default: 0")
     parser.add_argument("--minutes", type=float, help="stop after this long, and report what was done")
     parser.add_argument("--least", type=float, default=0.9, help="the share to be killed; default: 0.9")
-    parser.add_argument("--only", help="run the mutants whose name has this text instead of a sample")
+    parser.add_argument(
+        "--only", action="append", default=[], help="run the mutants whose names end so, or of a function, not a sample"
+    )
     options = parser.parse_args(arguments)
     mutants = list_mutants(list_sources(options.part))
     names = mutants[:]
     random.Random(options.seed).shuffle(names)
-    names = names[: options.count] if options.only is None else [name for name in mutants if options.only in name]
+    names = names[: options.count]
+    if options.only:
+        names = [name for name in mutants if any(name.endswith(each) or each + "__" in name for each in options.only)]
     with tempfile.TemporaryDirectory(prefix="mutation-") as place:
         folder = Path(place)
         prepare(folder, options.part, list_tests(options.part, options.tests), skip=options.skip)
