@@ -1,21 +1,18 @@
 """Prediction: the bundle that carries a trained model anywhere, the `Tagger`, and prediction files."""
 
+from mlabel.inference.bulk import BulkPrediction, predict_all
 from mlabel.inference.bundle import Bundle, load_bundle, save_bundle
 from mlabel.inference.index import Hit, SearchIndex
 from mlabel.inference.index_build import build_index
-from mlabel.inference.predictions import (
-    FORMATS,
-    escape_cell,
-    find_images,
-    read_predictions,
-    unescape_cell,
-    write_predictions,
-)
+from mlabel.inference.predictions import BINARY_FORMATS, FORMATS, escape_cell, unescape_cell, write_predictions
 from mlabel.inference.query import parse_query
+from mlabel.inference.sources import find_images, read_predictions
 from mlabel.inference.tagger import Prediction, Scored, Tagger
 
 __all__ = [
+    "BINARY_FORMATS",
     "FORMATS",
+    "BulkPrediction",
     "Bundle",
     "Hit",
     "Prediction",
@@ -27,6 +24,7 @@ __all__ = [
     "find_images",
     "load_bundle",
     "parse_query",
+    "predict_all",
     "read_predictions",
     "save_bundle",
     "unescape_cell",

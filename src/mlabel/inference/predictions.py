@@ -1,152 +1,103 @@
-"""Prediction files: TSV and CSV with one column a label, and JSON Lines."""
+"""Prediction files: TSV and CSV, JSON Lines, and Parquet."""
 
 from __future__ import annotations
 
 import csv
 import itertools
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from types import MappingProxyType
+from typing import IO, Any
 
 import numpy as np
-import scipy.sparse as sp
 
-from mlabel._checks import DataError, resolve
-from mlabel.data.readers._lines import fail, parse_json, read_lines, shown
+from mlabel._checks import check_between, check_positive, resolve
 from mlabel.inference.tagger import Prediction
-from mlabel.labels import Group, LabelSpace
+from mlabel.labels import LabelSpace
 
-# How the files of a folder are told from others; what they really hold is found when they are read.
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-
-_BATCH = 1024  # images whose scores are read together
 _DELIMITERS = {"tsv": "\t", "csv": ","}
 # What a cell begins with that a spreadsheet takes for a formula, the wide forms of East Asian input among it.
 _RISKY = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+_GROUP = 1024  # images that are written together in Parquet
 
-Writer = Callable[[TextIO, Iterable[Prediction], LabelSpace], int]
 
+@dataclass(frozen=True)
+class Kept:
+    """Which scores of an image are written.
 
-def find_images(sources: Sequence[str | Path]) -> list[str]:
-    """Return the images that `sources` name: files as they are, folders by the image files below them, sorted.
+    Attributes:
+        top: So many, the highest; None: any number.
+        above: Those from this one on; None: all.
 
     Raises:
-        FileNotFoundError: a source is not there, or a folder holds no image file.
-
-    Example:
-        >>> find_images([])
-        []
+        ValueError: `top` is not above 0, or `above` leaves [0, 1].
     """
-    found: list[str] = []
-    for source in sources:
-        path = Path(source)
-        if not path.is_dir():
-            if not path.exists():
-                raise FileNotFoundError(f"there is no file or folder {path}")
-            found.append(str(path))
-            continue
-        below = [
-            os.path.join(folder, name)
-            for folder, _, names in os.walk(path)
-            for name in names
-            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-        ]
-        if not below:
-            raise FileNotFoundError(f"{path} holds no image file ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        found += sorted(below)
-    return found
+
+    top: int | None = None
+    above: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.top is not None:
+            check_positive(self.top, "top")
+        if self.above is not None:
+            check_between(self.above, 0.0, 1.0, "above")
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is left out."""
+        return self.top is None and self.above is None
+
+    def columns(self, scores: np.ndarray) -> np.ndarray:
+        """Return the columns of the scores (L,) that are kept: all in order, or else the highest first."""
+        if self.everything:
+            return np.arange(len(scores))
+        columns = np.arange(len(scores)) if self.above is None else np.flatnonzero(scores >= self.above)
+        return columns[np.argsort(-scores[columns], kind="stable")][: self.top]
+
+
+Writer = Callable[[Any, Iterable[Prediction], LabelSpace, Kept], int]
 
 
 def write_predictions(
-    file: TextIO,
+    file: Any,
     predictions: Iterable[Prediction],
     *,
     space: LabelSpace,
     format: str = "tsv",
+    top: int | None = None,
+    above: float | None = None,
     for_spreadsheet: bool = False,
 ) -> int:
-    """Write predictions to an open text file as they come, and return how many there were.
+    """Write predictions to an open file as they come, and return how many there were.
 
-    `tsv` and `csv` have the image and then one 0/1 column a label; `jsonl` has one object a line with `image`, `labels`
-    (those that hold) and `scores` (of all labels, by name).
+    `tsv` and `csv` have the image and then one 0/1 column a label; with `top` or `above` they have one line a score
+    that is kept, with the columns `image`, `label` and `score`. `jsonl` has one object a line with `image`, `labels`
+    (those that hold) and `scores` (by name). `parquet` has the columns `image`, `labels`, `scored` (names) and
+    `scores`, the last three lists. Scores have seven significant digits in text.
 
     Args:
-        file: Opened with `newline=""`.
+        file: Opened for text with `newline=""`; for `parquet` for bytes.
         predictions: What to write.
         space: The label space of the predictions.
-        format: `tsv`, `csv` or `jsonl`.
+        format: `tsv`, `csv`, `jsonl` or `parquet`.
+        top: Of each image keep so many scores, the highest; None: any number.
+        above: Keep scores from this one on; None: all.
         for_spreadsheet: Write label names and paths so that no spreadsheet takes them for a formula; see
             `escape_cell`. Of `tsv` and `csv`.
 
     Raises:
-        ValueError: another format, or `for_spreadsheet` with `jsonl`, which no spreadsheet opens.
+        ValueError: another format; `for_spreadsheet` with one that no spreadsheet opens; `top` or `above` out of range.
+        ImportError: `parquet` without pyarrow.
     """
     write = resolve(format, FORMATS, "format")
+    kept = Kept(top, above)
     if not for_spreadsheet:
-        return write(file, predictions, space)
+        return write(file, predictions, space, kept)
     if format not in _DELIMITERS:
         raise ValueError(f"for_spreadsheet is of the formats {' and '.join(_DELIMITERS)}; got format {format!r}")
-    return _write_table(file, predictions, space, _DELIMITERS[format], cell=escape_cell)
-
-
-def read_predictions(path: str | Path) -> tuple[LabelSpace, Iterator[tuple[list[str], sp.csr_array, None]]]:
-    """Return the labels of a `jsonl` file of predictions, and its images with their scores in batches.
-
-    The batches are what `build_index` takes. Which group a label was of is not in the file: all are any-of here.
-
-    Args:
-        path: Of a file as `write_predictions` writes it; the scores of an object may be of some labels only.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        DataError: a line is not such an object; the message names it.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder, "predictions.jsonl")
-        ...     _ = path.write_text('{"image": "a.jpg", "labels": [], "scores": {"cat": 0.2}}')
-        ...     space, batches = read_predictions(path)
-        ...     space.names, [names for names, _, _ in batches]
-        (('cat',), [['a.jpg']])
-    """
-    columns: dict[str, int] = {}
-    for _, scores in _read_scores(path):
-        for name in scores:
-            columns.setdefault(name, len(columns))
-    if not columns:
-        raise DataError(f"{path}: there are no scores in it")
-    return LabelSpace([Group("tags", list(columns))]), _in_batches(path, columns)
-
-
-def _in_batches(path: str | Path, columns: dict[str, int]) -> Iterator[tuple[list[str], sp.csr_array, None]]:
-    lines = _read_scores(path)
-    while part := list(itertools.islice(lines, _BATCH)):
-        values = [value for _, scores in part for value in scores.values()]
-        places = [columns[name] for _, scores in part for name in scores]
-        starts = np.cumsum([0, *(len(scores) for _, scores in part)])
-        yield (
-            [image for image, _ in part],
-            sp.csr_array((values, places, starts), shape=(len(part), len(columns))),
-            None,
-        )
-
-
-def _read_scores(path: str | Path) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yield the image and the scores of each line."""
-    for number, text in read_lines(path):
-        if not text.strip():
-            continue
-        line = parse_json(path, number, text)
-        scores = line.get("scores") if isinstance(line, dict) else None
-        if not isinstance(scores, dict) or not isinstance(line.get("image"), str):
-            raise fail(path, number, 'an object with "image" and "scores" was wanted')
-        for name, value in scores.items():
-            if not isinstance(value, int | float) or not 0 <= value <= 1:
-                raise fail(path, number, f"the score of {shown(name)} must be from 0 to 1; got {shown(value)}")
-        yield line["image"], scores
+    return _write_table(file, predictions, space, kept, delimiter=_DELIMITERS[format], cell=escape_cell)
 
 
 def escape_cell(text: str) -> str:
@@ -177,34 +128,88 @@ def _is_risky(text: str) -> bool:
 
 
 def _write_table(
-    file: TextIO,
+    file: Any,
     predictions: Iterable[Prediction],
     space: LabelSpace,
-    delimiter: str,
+    kept: Kept,
     *,
+    delimiter: str,
     cell: Callable[[str], str] = str,
 ) -> int:
     writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-    writer.writerow(["image", *map(cell, space.names)])
+    names = [cell(name) for name in space.names]
+    writer.writerow(["image", *names] if kept.everything else ["image", "label", "score"])
     written = 0
     for prediction in predictions:
-        writer.writerow([cell(prediction.path), *prediction.decisions.astype(int).tolist()])
+        image = cell(prediction.path)
+        if kept.everything:
+            writer.writerow([image, *prediction.decisions.astype(int).tolist()])
+        else:
+            columns = kept.columns(prediction.scores)
+            writer.writerows([image, names[column], _digits(prediction.scores[column])] for column in columns)
         written += 1
     return written
 
 
-def _write_lines(file: TextIO, predictions: Iterable[Prediction], space: LabelSpace) -> int:
+def _write_lines(file: Any, predictions: Iterable[Prediction], space: LabelSpace, kept: Kept) -> int:
     written = 0
     for prediction in predictions:
-        scores = {name: round(float(score), 6) for name, score in zip(space.names, prediction.scores, strict=True)}
+        columns = kept.columns(prediction.scores)
+        scores = {space.names[column]: float(_digits(prediction.scores[column])) for column in columns}
         line = {"image": prediction.path, "labels": list(prediction.labels), "scores": scores}
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
         written += 1
     return written
 
 
-FORMATS: dict[str, Writer] = {
-    "tsv": lambda file, predictions, space: _write_table(file, predictions, space, _DELIMITERS["tsv"]),
-    "csv": lambda file, predictions, space: _write_table(file, predictions, space, _DELIMITERS["csv"]),
-    "jsonl": _write_lines,
-}
+def _digits(score: np.float32) -> str:
+    return f"{score:.7g}"
+
+
+def _write_parquet(file: Any, predictions: Iterable[Prediction], space: LabelSpace, kept: Kept) -> int:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    texts = pa.list_(pa.string())
+    columns = {"image": pa.string(), "labels": texts, "scored": texts, "scores": pa.list_(pa.float32())}
+    schema = pa.schema(list(columns.items()))
+    written = 0
+    with parquet.ParquetWriter(file, schema) as writer:
+        for rows in _in_groups(predictions):
+            held = [(prediction, kept.columns(prediction.scores)) for prediction in rows]
+            values = {
+                "image": [prediction.path for prediction in rows],
+                "labels": [list(prediction.labels) for prediction in rows],
+                "scored": [[space.names[column] for column in chosen] for _, chosen in held],
+                "scores": [prediction.scores[chosen] for prediction, chosen in held],
+            }
+            writer.write_table(pa.table(values, schema=schema))
+            written += len(rows)
+    return written
+
+
+def _in_groups(predictions: Iterable[Prediction]) -> Iterator[list[Prediction]]:
+    source = iter(predictions)
+    while group := list(itertools.islice(source, _GROUP)):
+        yield group
+
+
+def _table_writer(delimiter: str) -> Writer:
+    return lambda file, predictions, space, kept: _write_table(file, predictions, space, kept, delimiter=delimiter)
+
+
+FORMATS: Mapping[str, Writer] = MappingProxyType(
+    {
+        **{name: _table_writer(delimiter) for name, delimiter in _DELIMITERS.items()},
+        "jsonl": _write_lines,
+        "parquet": _write_parquet,
+    }
+)
+BINARY_FORMATS = frozenset({"parquet"})
+
+
+def open_for_predictions(path: str | Path, format: str) -> IO[Any]:
+    """Open a new file as `write_predictions` wants it for a format."""
+    if format in BINARY_FORMATS:
+        return open(path, "wb")
+    return open(path, "w", encoding="utf-8", newline="")

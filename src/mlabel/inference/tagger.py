@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ import scipy.sparse as sp
 import torch
 from torch import nn
 
+from mlabel._files import to_json
 from mlabel.data import ImageTable, Loader
 from mlabel.decisions import Thresholds
 from mlabel.inference.bundle import load_bundle, save_bundle
 from mlabel.labels import LabelSpace, decide
 from mlabel.models import Classifier
+from mlabel.taxonomy import Taxonomy
 from mlabel.training import resolve_precision
 from mlabel.training.bad_images import bare_reason
 from mlabel.training.scoring import eval_mode
@@ -63,6 +67,8 @@ class Tagger:
         model: The model.
         thresholds: A `Thresholds`, a number, or an array (L,).
         counts: Positives of each label in the training part (L,), kept for `save`; None: not known.
+        taxonomy: What labels imply others. A score is then at least those of the labels that imply it, and what a
+            decided label implies is decided as well; None: each label stands alone.
 
     Example:
         >>> tagger = Tagger.load("runs/a/bundle")  # doctest: +SKIP
@@ -71,11 +77,19 @@ class Tagger:
     """
 
     def __init__(
-        self, model: Classifier, thresholds: Thresholds | float | np.ndarray = 0.5, *, counts: np.ndarray | None = None
+        self,
+        model: Classifier,
+        thresholds: Thresholds | float | np.ndarray = 0.5,
+        *,
+        counts: np.ndarray | None = None,
+        taxonomy: Taxonomy | None = None,
     ) -> None:
+        if taxonomy is not None:
+            model.space.check_same(taxonomy.space, "the taxonomy")
         self.model = model.eval()
         self.thresholds = thresholds
         self.counts = counts
+        self.taxonomy = taxonomy
 
     @property
     def space(self) -> LabelSpace:
@@ -84,7 +98,12 @@ class Tagger:
 
     @classmethod
     def load(
-        cls, folder: str | Path, *, backbone: nn.Module | None = None, device: str | torch.device | None = None
+        cls,
+        folder: str | Path,
+        *,
+        backbone: nn.Module | None = None,
+        device: str | torch.device | None = None,
+        taxonomy: Taxonomy | None = None,
     ) -> Tagger:
         """Return the tagger of a bundle; see `load_bundle` for errors.
 
@@ -92,10 +111,12 @@ class Tagger:
             folder: The bundle's.
             backbone: The module that the model was built on, where that was one of yours.
             device: None: a GPU if there is one, else the CPU.
+            taxonomy: Of the bundle's labels; see the class.
         """
         bundle = load_bundle(folder, backbone=backbone)
         bundle.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return cls(bundle.model, 0.5 if bundle.thresholds is None else bundle.thresholds, counts=bundle.counts)
+        thresholds = 0.5 if bundle.thresholds is None else bundle.thresholds
+        return cls(bundle.model, thresholds, counts=bundle.counts, taxonomy=taxonomy)
 
     def save(self, folder: str | Path) -> Path:
         """Write the tagger as a bundle to `folder`, and return the folder.
@@ -122,7 +143,7 @@ class Tagger:
 
     def stream(
         self,
-        images: Sequence[str | Path],
+        images: Sequence[str | Path] | ImageTable,
         *,
         threshold: float | None = None,
         batch_size: int = 32,
@@ -135,14 +156,14 @@ class Tagger:
         """Yield a `Prediction` for each image, in the order given, holding one batch at a time.
 
         Args:
-            images: Paths.
+            images: Paths, or a table; see `score`.
             threshold: In the place of the tagger's thresholds, for any-of labels.
             batch_size: Images of one forward pass.
             num_workers: Processes that decode images.
             precision: fp32, bf16, fp16 or auto.
             on_bad: `error`: an unreadable image is a DataError; `skip`: it is left out.
             max_bad: With `skip`, the share of bad images above which it is an error all the same.
-            bad: With `skip`, a list that gets (path, reason) of each image left out.
+            bad: With `skip`, a list that gets (name, reason) of each image left out, before the next one is given.
 
         Raises:
             FileNotFoundError, DataError: an image is not there, or cannot be read.
@@ -157,11 +178,11 @@ class Tagger:
             max_bad=max_bad,
             bad=bad,
         ):
-            yield from self._predictions(scored.paths, scored.scores, thresholds)
+            yield from self._predictions(scored, thresholds)
 
     def score(
         self,
-        images: Sequence[str | Path],
+        images: Sequence[str | Path] | ImageTable,
         *,
         with_features: bool = False,
         batch_size: int = 32,
@@ -174,20 +195,21 @@ class Tagger:
         """Yield the probabilities of each batch of images, in the order given, without decisions.
 
         Args:
-            images: Paths.
+            images: Paths; or a table, whose labels are not looked at and whose ids are then the names: so that images
+                come from a cache or from shards.
             with_features: Give the features (D) of each image as well; where the head wants a map, its mean.
             batch_size, num_workers, precision, on_bad, max_bad, bad: See `stream`.
 
         Raises:
             FileNotFoundError, DataError: an image is not there, or cannot be read.
         """
-        paths = [str(path) for path in images]
-        if not paths:
+        table, names = table_of_images(images, self.space)
+        if not len(table):
             return
         device = next(self.model.parameters()).device
         precision = resolve_precision(precision, device)
         loader = Loader(
-            _unlabelled(paths, self.space),
+            table,
             batch_size=batch_size,
             image_size=self.model.image_size,
             channels=self.model.in_channels,
@@ -196,18 +218,28 @@ class Tagger:
             on_bad=on_bad,
             max_bad=max_bad,
         )
+        name_of = attrgetter("id" if isinstance(images, ImageTable) else "path")
+        skipped = [] if bad is None else bad
+        before = len(skipped)
+
+        def note_skipped() -> None:
+            new = loader.bad[len(skipped) - before :]
+            skipped.extend((name_of(image), bare_reason(image)) for image in new)
+
         try:
             for batch in loader.epoch():
+                note_skipped()
                 kept: list[torch.Tensor] = []
                 network = partial(_keep_features, self.model, kept) if with_features else None
                 with eval_mode(self.model):
                     logits = forward(self.model, batch.to(device), precision, network=network)
-                    scores = self.space.probabilities(logits).cpu().numpy()
+                    scores = self.space.probabilities(logits)
+                    if self.taxonomy is not None:
+                        scores = self.taxonomy.consistent_scores(scores)
                 features = kept[0].float().cpu().numpy() if kept else None
-                yield Scored([paths[row] for row in batch.index.tolist()], scores, features)
+                yield Scored(names[batch.index.numpy()].tolist(), scores.cpu().numpy(), features)
         finally:
-            if bad is not None:
-                bad.extend((image.path, bare_reason(image)) for image in loader.bad)
+            note_skipped()
             loader.close()
 
     def features(
@@ -219,9 +251,22 @@ class Tagger:
         empty = np.zeros((0, self.model.num_features), dtype=np.float32)
         return np.concatenate([each.features for each in batches if each.features is not None] or [empty])
 
-    def _predictions(self, paths: Sequence[str], scores: np.ndarray, thresholds: Any) -> Iterator[Prediction]:
-        decisions = decide(scores, thresholds, self.space)
-        for path, row, held in zip(paths, scores, decisions, strict=True):
+    def fingerprint(self) -> str:
+        """Return a text that differs where predictions may: of weights, architecture, labels, thresholds, taxonomy."""
+        found = hashlib.sha256(to_json(self.model.config).encode() + self.space.fingerprint.encode())
+        for name, tensor in self.model.state_dict().items():
+            found.update(name.encode())
+            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        levels = self.thresholds.values if isinstance(self.thresholds, Thresholds) else self.thresholds
+        found.update(np.asarray(levels, dtype=np.float64).tobytes())
+        found.update(b"" if self.taxonomy is None else self.taxonomy.fingerprint.encode())
+        return found.hexdigest()
+
+    def _predictions(self, scored: Scored, thresholds: Any) -> Iterator[Prediction]:
+        decisions = decide(scored.scores, thresholds, self.space)
+        if self.taxonomy is not None:
+            decisions = self.taxonomy.close_targets(decisions)[0].toarray().astype(bool)
+        for path, row, held in zip(scored.paths, scored.scores, decisions, strict=True):
             columns = np.flatnonzero(held)
             columns = columns[np.argsort(-row[columns], kind="stable")]
             yield Prediction(path, {self.space.names[c]: float(row[c]) for c in columns}, row, held)
@@ -237,7 +282,12 @@ def _keep_features(model: Classifier, kept: list[torch.Tensor], images: torch.Te
     return model.head(places)
 
 
-def _unlabelled(paths: Sequence[str], space: LabelSpace) -> ImageTable:
-    """Return a table of images about which nothing is known, numbered, since a path may be given twice."""
+def table_of_images(images: Sequence[str | Path] | ImageTable, space: LabelSpace) -> tuple[ImageTable, np.ndarray]:
+    """Return images as a table, and their names (N,): the ids of a table, or else the paths as they were given."""
+    if isinstance(images, ImageTable):
+        return images, np.asarray(images.ids)
+    paths = [str(path) for path in images]
+    # Nothing is known about them, and they are numbered, since a path may be given twice.
     targets = sp.csr_array((len(paths), space.num_labels), dtype=np.uint8)
-    return ImageTable(paths=paths, targets=targets, space=space, ids=[str(number) for number in range(len(paths))])
+    table = ImageTable(paths=paths, targets=targets, space=space, ids=[str(number) for number in range(len(paths))])
+    return table, np.asarray(table.paths)
