@@ -4,13 +4,18 @@ from mlabel.inference.bulk import BulkPrediction, predict_all
 from mlabel.inference.bundle import Bundle, load_bundle, save_bundle
 from mlabel.inference.index import Hit, SearchIndex
 from mlabel.inference.index_build import build_index
-from mlabel.inference.predictions import BINARY_FORMATS, FORMATS, escape_cell, unescape_cell, write_predictions
+from mlabel.inference.predictions import (
+    FORMATS,
+    escape_cell,
+    open_for_predictions,
+    unescape_cell,
+    write_predictions,
+)
 from mlabel.inference.query import parse_query
-from mlabel.inference.sources import find_images, read_predictions
+from mlabel.inference.sources import find_images, read_list, read_predictions
 from mlabel.inference.tagger import Prediction, Scored, Tagger
 
 __all__ = [
-    "BINARY_FORMATS",
     "FORMATS",
     "BulkPrediction",
     "Bundle",
@@ -23,8 +28,10 @@ __all__ = [
     "escape_cell",
     "find_images",
     "load_bundle",
+    "open_for_predictions",
     "parse_query",
     "predict_all",
+    "read_list",
     "read_predictions",
     "save_bundle",
     "unescape_cell",

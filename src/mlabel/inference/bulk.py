@@ -28,7 +28,7 @@ from mlabel._checks import DataError, check_positive, resolve
 from mlabel._files import read_json, sync_folder, to_json, write_atomically
 from mlabel.data import ImageTable
 from mlabel.inference.predictions import FORMATS, open_for_predictions, write_predictions
-from mlabel.inference.tagger import Prediction, Tagger, table_of_images
+from mlabel.inference.tagger import Prediction, Tagger, unlabelled
 
 FORMAT = "mlabel.predictions/1"
 PART_SIZE = 8192
@@ -99,8 +99,11 @@ def predict_all(
     check_positive(part_size, "part_size")
     if not 0 <= number < workers:
         raise ValueError(f"worker must be from (0, {workers}) to ({workers - 1}, {workers}); got {worker}")
-    table, names = table_of_images(images, tagger.space)
-    _check_names(names)
+    if not len(images):
+        raise ValueError("there are no images to predict")
+    paths = [] if isinstance(images, ImageTable) else [str(path) for path in images]
+    table = images if isinstance(images, ImageTable) else unlabelled(paths, tagger.space, ids=paths)
+    names = np.asarray(table.ids)
     size = -(-part_size // batch_size) * batch_size
     parts = _Parts(Path(folder), format, size, len(table))
     parts.agree(
@@ -128,7 +131,7 @@ def predict_all(
         shown = predictions if progress is None else progress(predictions, len(rows), "predicting")
         ahead = _Ahead(shown)
         for part in mine:
-            own = frozenset(names[parts.rows(part)].tolist())
+            own = names[parts.rows(part)].tolist()
             write = partial(
                 write_predictions,
                 predictions=ahead.of(own),
@@ -138,22 +141,27 @@ def predict_all(
                 above=above,
                 for_spreadsheet=for_spreadsheet,
             )
-            parts.write(part, write, ((name, reason) for name, reason in bad if name in own))
+            parts.write(part, write, own, bad)
     return parts.result()
 
 
 class _Ahead:
-    """Predictions in order, of which the next one is known: with it come what was skipped before it."""
+    """Predictions in order, part by part; one is read ahead only where the last images of a part may be skipped."""
 
     def __init__(self, predictions: Iterable[Prediction]) -> None:
         self._source = iter(predictions)
-        self._next = next(self._source, None)
+        self._read: Prediction | None = None  # of a later part
 
-    def of(self, names: frozenset[str]) -> Iterator[Prediction]:
-        """Yield predictions as long as they are of these images."""
-        while self._next is not None and self._next.path in names:
-            yield self._next
-            self._next = next(self._source, None)
+    def of(self, names: Sequence[str]) -> Iterator[Prediction]:
+        """Yield the predictions of these images, which come next."""
+        own, last = frozenset(names), names[-1]
+        prediction, self._read = self._read or next(self._source, None), None
+        while prediction is not None and prediction.path in own:
+            yield prediction
+            if prediction.path == last:
+                return
+            prediction = next(self._source, None)
+        self._read = prediction
 
 
 class _Parts:
@@ -188,8 +196,8 @@ class _Parts:
         if held != wanted:
             raise DataError(f"{path}: the folder holds predictions of something else: {_difference(held, wanted)}")
 
-    def write(self, part: int, write: Callable[..., int], bad: Iterable[tuple[str, str]]) -> None:
-        """Write a part and the list of what could not be read in it; the part gets its name last."""
+    def write(self, part: int, write: Callable[..., int], names: Sequence[str], bad: Sequence[tuple[str, str]]) -> None:
+        """Write a part and the list of those of its images that could not be read; the part gets its name last."""
         path = self.path(part)
         temporary = path.with_name(f".{path.name}.{_process()}.tmp")
         try:
@@ -197,7 +205,9 @@ class _Parts:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            lines = [json.dumps({"image": name, "reason": reason}, ensure_ascii=False) + "\n" for name, reason in bad]
+            own = frozenset(names)
+            faults = [{"image": name, "reason": reason} for name, reason in bad if name in own]
+            lines = [json.dumps(fault, ensure_ascii=False) + "\n" for fault in faults]
             if lines:
                 write_atomically(self._ledger(part), "".join(lines))
             temporary.replace(path)
@@ -232,15 +242,6 @@ def _difference(held: Any, wanted: dict[str, Any]) -> str:
         if first != second and name != "options":
             return f"{name} was {first}, now {second}"
     return "its plan has entries that are not known"
-
-
-def _check_names(names: np.ndarray) -> None:
-    if not len(names):
-        raise ValueError("there are no images to predict")
-    order = np.argsort(names, kind="stable")
-    same = np.flatnonzero(names[order][1:] == names[order][:-1])
-    if len(same):
-        raise ValueError(f"the image {names[order[same[0]]]} comes twice; each must have one place in the parts")
 
 
 def _digest(names: np.ndarray) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -50,17 +52,34 @@ def find_images(sources: Sequence[str | Path]) -> list[str]:
     return found
 
 
-def read_predictions(path: str | Path) -> tuple[LabelSpace, Iterator[tuple[list[str], sp.csr_array, None]]]:
-    """Return the labels of a `jsonl` file of predictions, and its images with their scores in batches.
-
-    The batches are what `build_index` takes. Which group a label was of is not in the file: all are any-of here.
-
-    Args:
-        path: Of a file as `write_predictions` writes it; the scores of an object may be of some labels only.
+def read_list(path: str | Path) -> list[str]:
+    """Return the paths in a file with one a line, as they stand there; the file `-` is stdin.
 
     Raises:
         FileNotFoundError: there is no such file.
-        DataError: a line is not such an object; the message names it.
+        DataError: it is not UTF-8, or has a line longer than memory should bear.
+        ValueError: there is no path in it.
+    """
+    lines = (line.rstrip("\n") for line in sys.stdin) if str(path) == "-" else (text for _, text in read_lines(path))
+    found = [line for line in lines if line]
+    if not found:
+        raise ValueError(f"{'stdin' if str(path) == '-' else path}: there is no path in it")
+    return found
+
+
+def read_predictions(path: str | Path) -> tuple[LabelSpace, Iterator[tuple[list[str], sp.csr_array, None]]]:
+    """Return the labels of predictions in files, and the images with their scores in batches.
+
+    The batches are what `build_index` takes. Which group a label was of is not in the files: all are any-of here.
+
+    Args:
+        path: A file that `write_predictions` wrote as `jsonl` or `parquet`, or a folder of such parts. The scores of an
+            image may be of some labels only.
+
+    Raises:
+        FileNotFoundError: there is no such file, or a folder without parts.
+        DataError: a file is not what `write_predictions` writes; the message names file and line.
+        ImportError: `parquet` without pyarrow.
 
     Example:
         >>> import tempfile
@@ -71,17 +90,30 @@ def read_predictions(path: str | Path) -> tuple[LabelSpace, Iterator[tuple[list[
         ...     space.names, [names for names, _, _ in batches]
         (('cat',), [['a.jpg']])
     """
+    files = _prediction_files(Path(path))
     columns: dict[str, int] = {}
-    for _, scores in _read_scores(path):
+    for _, scores in _read_scores(files):
         for name in scores:
             columns.setdefault(name, len(columns))
     if not columns:
         raise DataError(f"{path}: there are no scores in it")
-    return LabelSpace([Group("tags", list(columns))]), _in_batches(path, columns)
+    return LabelSpace([Group("tags", list(columns))]), _in_batches(files, columns)
 
 
-def _in_batches(path: str | Path, columns: dict[str, int]) -> Iterator[tuple[list[str], sp.csr_array, None]]:
-    lines = _read_scores(path)
+def _prediction_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    for suffix in _READERS:
+        files = [each for each in sorted(path.glob(f"part-*{suffix}")) if not each.name.endswith(".bad.jsonl")]
+        if files:
+            return files
+    raise FileNotFoundError(
+        f"{path} holds no parts of predictions ({' or '.join(f'part-*{each}' for each in _READERS)})"
+    )
+
+
+def _in_batches(files: Sequence[Path], columns: dict[str, int]) -> Iterator[tuple[list[str], sp.csr_array, None]]:
+    lines = _read_scores(files)
     while part := list(itertools.islice(lines, _BATCH)):
         values = [value for _, scores in part for value in scores.values()]
         places = [columns[name] for _, scores in part for name in scores]
@@ -93,8 +125,17 @@ def _in_batches(path: str | Path, columns: dict[str, int]) -> Iterator[tuple[lis
         )
 
 
-def _read_scores(path: str | Path) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yield the image and the scores of each line."""
+def _read_scores(files: Sequence[Path]) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield each image and its scores."""
+    for path in files:
+        for number, image, scores in _READERS.get(path.suffix, _read_lines)(path):
+            for name, value in scores.items():
+                if not isinstance(value, int | float) or not 0 <= value <= 1:
+                    raise fail(path, number, f"the score of {shown(name)} must be from 0 to 1; got {shown(value)}")
+            yield image, scores
+
+
+def _read_lines(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
     for number, text in read_lines(path):
         if not text.strip():
             continue
@@ -102,7 +143,24 @@ def _read_scores(path: str | Path) -> Iterator[tuple[str, dict[str, float]]]:
         scores = line.get("scores") if isinstance(line, dict) else None
         if not isinstance(scores, dict) or not isinstance(line.get("image"), str):
             raise fail(path, number, 'an object with "image" and "scores" was wanted')
-        for name, value in scores.items():
-            if not isinstance(value, int | float) or not 0 <= value <= 1:
-                raise fail(path, number, f"the score of {shown(name)} must be from 0 to 1; got {shown(value)}")
-        yield line["image"], scores
+        yield number, line["image"], scores
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(_BATCH, columns=["image", "scored", "scores"]):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row["image"], dict(zip(row["scored"], row["scores"], strict=True))
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: not a file of predictions: {error}") from error
+
+
+_READERS = {".jsonl": _read_lines, ".parquet": _read_parquet}

@@ -203,9 +203,15 @@ class Tagger:
         Raises:
             FileNotFoundError, DataError: an image is not there, or cannot be read.
         """
-        table, names = table_of_images(images, self.space)
-        if not len(table):
+        if not len(images):
             return
+        if isinstance(images, ImageTable):
+            table, names = images, images.ids
+        else:
+            paths = [str(path) for path in images]
+            # Numbered, since a path may be given twice.
+            numbers = [str(number) for number in range(len(paths))]
+            table, names = unlabelled(paths, self.space, ids=numbers), np.array(paths)
         device = next(self.model.parameters()).device
         precision = resolve_precision(precision, device)
         loader = Loader(
@@ -282,12 +288,7 @@ def _keep_features(model: Classifier, kept: list[torch.Tensor], images: torch.Te
     return model.head(places)
 
 
-def table_of_images(images: Sequence[str | Path] | ImageTable, space: LabelSpace) -> tuple[ImageTable, np.ndarray]:
-    """Return images as a table, and their names (N,): the ids of a table, or else the paths as they were given."""
-    if isinstance(images, ImageTable):
-        return images, np.asarray(images.ids)
-    paths = [str(path) for path in images]
-    # Nothing is known about them, and they are numbered, since a path may be given twice.
+def unlabelled(paths: Sequence[str], space: LabelSpace, ids: Sequence[str]) -> ImageTable:
+    """Return a table of images about which nothing is known."""
     targets = sp.csr_array((len(paths), space.num_labels), dtype=np.uint8)
-    table = ImageTable(paths=paths, targets=targets, space=space, ids=[str(number) for number in range(len(paths))])
-    return table, np.asarray(table.paths)
+    return ImageTable(paths=paths, targets=targets, space=space, ids=ids)
