@@ -179,7 +179,7 @@ def test_calibrate_offers_every_objective(trained: Path, data: Path, capsys: pyt
     run = ["calibrate", "--run", str(trained)]
     assert main([*run, "--objective", "precision_floor", "--objective-option", "floor=0.9", "--scope", "group"]) == 0
     saved = json.loads((trained / "thresholds.json").read_text())
-    assert (saved["objective"], saved["options"]) == ("precision_floor", {"floor": 0.9, "min_positives": 1})
+    assert (saved["objective"], saved["options"]) == ("precision_floor", {"floor": 0.9})
     recipe = json.loads((trained / "config.json").read_text())["recipe"]
     assert (recipe["objective"], recipe["objective_options"]) == ("precision_floor", {"floor": 0.9})
     assert main(["evaluate", "--run", str(trained), "--part", "val"]) == 0

@@ -45,7 +45,7 @@ def brute_force(scores: np.ndarray, targets: np.ndarray, beta: float) -> float:
 
 
 @given(problems(), st.sampled_from([0.5, 1.0, 2.0]))
-@settings(max_examples=150)
+@settings(max_examples=40)
 def test_no_threshold_of_a_label_is_better(problem: tuple, beta: float) -> None:
     scores, targets, mask = problem
     fitted = fit_thresholds(scores, targets, "f_beta", mask=mask, beta=beta)
@@ -62,7 +62,7 @@ def test_no_threshold_of_a_label_is_better(problem: tuple, beta: float) -> None:
 
 
 @given(problems(), st.sampled_from(["group", "global"]))
-@settings(max_examples=100)
+@settings(max_examples=25)
 def test_no_common_threshold_is_better(problem: tuple, scope: str) -> None:
     scores, targets, mask = problem
     fitted = fit_thresholds(scores, targets, scope=scope, mask=mask)

@@ -100,7 +100,7 @@ def worth_of(objective: str, options: dict[str, Any], decided: np.ndarray, targe
 
 @pytest.mark.parametrize(("objective", "options"), ALONE, ids=names)
 @given(problem=problems())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_no_cut_of_a_label_is_better(objective: str, options: dict[str, Any], problem: Problem) -> None:
     scores, targets, mask = problem
     fitted = fit_thresholds(scores, targets, objective, mask=mask, **options)
@@ -126,7 +126,7 @@ def test_no_cut_of_a_label_is_better(objective: str, options: dict[str, Any], pr
 @pytest.mark.parametrize("scope", ["group", "global"])
 @pytest.mark.parametrize(("objective", "options"), ALONE, ids=names)
 @given(problem=spaced())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_no_common_cut_is_better(objective: str, options: dict[str, Any], scope: str, problem: Problem) -> None:
     scores, targets, mask = problem
     fitted = fit_thresholds(scores, targets, objective, mask=mask, space=SPACE, scope=scope, **options)
@@ -220,7 +220,7 @@ def test_groups_together(problem: Problem) -> None:
 
 
 @given(problem=spaced(), scope=st.sampled_from(["label", "group", "global"]))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_exact_match_is_at_least_a_local_optimum(problem: Problem, scope: str) -> None:
     scores, targets, mask = problem
     known = known_of(targets, mask)
@@ -262,7 +262,7 @@ def test_exact_match_by_hand() -> None:
 
 
 @given(problem=problems(), shrink=st.sampled_from([0.5, 3.0]), case=st.sampled_from(["f1", "precision_floor", "cost"]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_shrunk_labels_are_best_for_both_evidences(problem: Problem, shrink: float, case: str) -> None:
     scores, targets, mask = problem
     known = known_of(targets, mask)
@@ -286,6 +286,41 @@ def test_shrunk_labels_are_best_for_both_evidences(problem: Problem, shrink: flo
         if source == "label":
             best = max(filled(column, cut) for cut in cuts(scores[known]))
             assert filled(column, fitted.values[column]) == pytest.approx(best)
+
+
+@given(problem=problems(most_rows=5), shrink=st.sampled_from([0.5, 3.0]))
+@settings(max_examples=25, deadline=None)
+def test_shrunk_labels_are_best_together(problem: Problem, shrink: float) -> None:
+    scores, targets, mask = problem
+    known = known_of(targets, mask)
+    held = targets * known
+    own = held.any(axis=0)
+    if not own.any():
+        return
+    number, share = scores.shape[1], shrink / held.sum()
+
+    def counts(cut: float, column: int) -> np.ndarray:
+        decided = (scores >= cut) & known
+        right = (decided & (held > 0)).sum(axis=0)
+        return np.array([right[column] + share * right.sum(), decided[:, column].sum() + share * decided.sum()])
+
+    def of(levels: Any) -> float:
+        right, decided = sum(counts(level, column) for column, level in enumerate(levels) if own[column])
+        return 2 * right / (held.sum() + shrink * own.sum() + decided)
+
+    fitted = fit_thresholds(scores, targets, "micro_f1", mask=mask, shrink=shrink)
+    best = max(of(levels) for levels in product(cuts(scores[known]), repeat=number))
+    assert of(fitted.values) == pytest.approx(best)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_without_any_of_labels_there_is_nothing_to_fit(objective: str) -> None:
+    space = LabelSpace([Group("kind", ["x", "y"], exclusive=True)])
+    options = {"floor": 0.5} if objective.endswith("floor") else {}
+    for scope in ("group", "global") if objective in ("top_k", "mcut") else ("label", "group", "global"):
+        fitted = fit_thresholds([[0.2, 0.8]], [[0, 1]], objective, scope=scope, space=space, **options)
+        assert fitted.source == ("exclusive", "exclusive")
+        assert fitted.decide([[0.2, 0.8]]).tolist() == [[False, True]]
 
 
 @given(
@@ -340,7 +375,7 @@ def test_every_objective_is_here() -> None:
 
 @pytest.mark.parametrize("form", EVERY, ids=names)
 @given(problem=spaced())
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_what_must_not_matter_does_not(form: dict[str, Any], problem: Problem) -> None:
     scores, targets, mask = problem
     before = scores.copy(), targets.copy()
@@ -367,7 +402,7 @@ def test_what_must_not_matter_does_not(form: dict[str, Any], problem: Problem) -
 
 @pytest.mark.parametrize("form", INDEPENDENT, ids=names)
 @given(problem=problems())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_a_label_alone_is_the_label_among_others(form: dict[str, Any], problem: Problem) -> None:
     scores, targets, mask = problem
     fitted = fit_thresholds(scores, targets, mask=mask, **form)
@@ -380,7 +415,7 @@ def test_a_label_alone_is_the_label_among_others(form: dict[str, Any], problem: 
 
 @pytest.mark.parametrize("form", [form for form in EVERY if form["objective"] != "mcut"], ids=names)
 @given(problem=spaced())
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_an_increasing_transform_leaves_the_decisions(form: dict[str, Any], problem: Problem) -> None:
     scores, targets, mask = problem
     scores = scores.astype(np.float64)

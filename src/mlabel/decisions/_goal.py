@@ -108,7 +108,7 @@ def make_goal(objective: str, scope: str | None, options: Mapping[str, Any], *, 
         shrink=float(given.get("shrink", 0.0)),
         min_positives=given.get("min_positives", 1),
         costs=(costs[0], costs[1]),
-        options={name: _plain(value) for name, value in given.items()},
+        options={name: _plain(value) for name, value in given.items() if (name, value) != ("min_positives", 1)},
     )
 
 

@@ -185,28 +185,18 @@ def _with_enough(checked: Checked, goal: Goal) -> np.ndarray:
 
 def _fill_labels(filled: _Filled, checked: Checked, goal: Goal, *, groups: list[np.ndarray]) -> None:
     """Give every any-of label with enough positives its own threshold."""
-    enough = _with_enough(checked, goal)
-    if goal.shrink:
-        for columns in groups:
-            costs = _costs_of(goal, columns)
-            curves = filled_curves(take_columns(checked, columns), goal, costs)
-            _put_labels(filled, columns, enough[columns], values=_chosen(curves, goal, costs))
-        return
-    columns = np.concatenate([*groups, np.zeros(0, dtype=np.int64)])
-    kept = np.zeros(len(enough), dtype=bool)
-    kept[columns] = enough[columns]
+    enough = _with_enough(checked, goal) & (filled.source != "exclusive")
+    columns = np.flatnonzero(enough)
     if goal.objective == "precision_equals_recall":
-        filled.put(kept, even_of_columns(checked)[kept], "label")
+        filled.put(columns, even_of_columns(checked)[columns], "label")
+        return
+    if goal.shrink:
+        parts = [filled_curves(take_columns(checked, each), goal, _costs_of(goal, each)) for each in groups]
+        curves = join_curves([part.take(enough[each]) for part, each in zip(parts, groups, strict=True)])
     else:
-        filled.put(kept, _chosen(curves_of_columns(checked).take(kept), goal, _costs_of(goal, kept)), "label")
-
-
-def _put_labels(filled: _Filled, columns: np.ndarray, kept: np.ndarray, *, values: np.ndarray) -> None:
-    filled.put(columns[kept], values[kept], "label")
-
-
-def _chosen(curves: Curves, goal: Goal, costs: Costs) -> np.ndarray:
-    return curves.thresholds_at(choose(curves, goal, costs))
+        curves = curves_of_columns(checked).take(enough)
+    values = curves.thresholds_at(choose(curves, goal, _costs_of(goal, columns)))
+    filled.put(columns, values, "label")
 
 
 def _costs_of(goal: Goal, columns: np.ndarray) -> Costs:
