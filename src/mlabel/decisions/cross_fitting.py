@@ -97,8 +97,8 @@ def cross_fit_thresholds(
         folds: How many, dealt out at random by `seed`; or the fold of each sample, integers (N,) from 0, such as
             `mlabel.data.stratified_split(targets, (0.2,) * 5)` gives.
         seed: Of the random folds.
-        scores, targets, objective, scope, space, mask, beta, floor, false_positive_cost, false_negative_cost, k,
-            shrink, min_positives: See `fit_thresholds`.
+        scores, targets, objective, scope, space, mask: See `fit_thresholds`.
+        beta, floor, false_positive_cost, false_negative_cost, k, shrink, min_positives: Its options.
 
     Raises:
         ValueError: fewer than two folds, an empty one, or what `fit_thresholds` refuses.
