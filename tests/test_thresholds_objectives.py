@@ -12,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlabel.decisions import OBJECTIVES, Thresholds, cross_fit_thresholds, fit_thresholds
+from mlabel.decisions import OBJECTIVES, Thresholds, check_objective, cross_fit_thresholds, fit_thresholds
+from mlabel.decisions._exact import best_overlap
 from mlabel.labels import Group, LabelSpace, decide
 from mlabel.metrics import evaluate
 
@@ -41,6 +42,17 @@ Problem = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 def names(case: Any) -> str:
     return case if isinstance(case, str) else ",".join(f"{name}={value}" for name, value in case.items())
+
+
+def forms(case: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    objective, options = case
+    scopes = ["global", "group"] if objective in ("top_k", "mcut") else ["label", "group", "global"]
+    return [{"objective": objective, "scope": scope, **options} for scope in scopes]
+
+
+EVERY = [form for case in [*ALONE, *TOGETHER, ("top_k", {}), ("top_k", {"k": 1}), ("mcut", {})] for form in forms(case)]
+EVERY += [{"objective": "f1", "shrink": 2.0}, {"objective": "micro_f1", "shrink": 2.0}]
+INDEPENDENT = [{"objective": objective, **options} for objective, options in ALONE]
 
 
 @st.composite
@@ -169,6 +181,39 @@ def test_costs_of_each_label(problem: Problem, scope: str) -> None:
         assert spent.sum() == pytest.approx(min(total(scores >= cut).sum() for cut in cuts(scores)))
 
 
+@given(problem=problems(columns=3), scope=st.sampled_from(["group", "global"]))
+@settings(max_examples=60, deadline=None)
+def test_costs_of_each_label_under_one_threshold(problem: Problem, scope: str) -> None:
+    scores, targets, mask = problem
+    known, paid = known_of(targets, mask), (np.array([1.0, 5.0, 0.25]), np.array([2.0, 0.5, 4.0]))
+
+    def total(decided: np.ndarray) -> float:
+        wrong, missed = decided & known & (targets == 0), ~decided & known & (targets == 1)
+        return float((wrong * paid[0] + missed * paid[1]).sum())
+
+    costs = {"false_positive_cost": paid[0], "false_negative_cost": paid[1]}
+    fitted = fit_thresholds(scores, targets, "cost", scope=scope, mask=mask, **costs)
+    if (targets * known).any():
+        assert total(fitted.decide(scores)) == pytest.approx(min(total(scores >= cut) for cut in cuts(scores)))
+
+
+@pytest.mark.parametrize(
+    "form", [*INDEPENDENT, {"objective": "micro_f1"}, {"objective": "f1", "shrink": 2.0}], ids=names
+)
+def test_labels_in_another_order_have_their_thresholds_in_that_order(form: dict[str, Any]) -> None:
+    # More labels than stand in one block; half of them have too few positives for a threshold of their own.
+    rng = np.random.default_rng(5)
+    targets = rng.random((40, 150)) < np.where(np.arange(150) % 2, 0.2, 0.03)
+    scores, mask = rng.integers(0, 50, (40, 150)) / 50 + 0.3 * targets, rng.random((40, 150)) < 0.8
+    order = rng.permutation(150)
+    fitted = fit_thresholds(scores, targets, mask=mask, min_positives=3, **form)
+    turned = fit_thresholds(scores[:, order], targets[:, order], mask=mask[:, order], min_positives=3, **form)
+    assert np.array_equal(fitted.values[order], turned.values)
+    assert {fitted.source[column] for column in range(150)} == {"label", "group"}
+    counts = (targets & mask).sum(axis=0)
+    assert all((source == "label") == (count >= 3) for source, count in zip(fitted.source, counts, strict=True))
+
+
 def rows_right(decided: np.ndarray, targets: np.ndarray, known: np.ndarray) -> int:
     return int(((decided == (targets > 0)) | ~known).all(axis=1).sum())
 
@@ -246,6 +291,13 @@ def test_exact_match_is_at_least_a_local_optimum(problem: Problem, scope: str) -
             assert rows_right(decide(scores, values, SPACE), targets, known) <= found
 
 
+def test_where_no_row_can_be_right_none_is() -> None:
+    assert best_overlap(np.array([0.5, 0.7]), np.array([0.5, 0.1])) == (np.inf, 0)
+    assert best_overlap(np.array([0.2, 0.7]), np.array([0.6, 0.1])) == (0.4, 1)
+    # Of both intervals with one row the higher; its threshold lies halfway down to the next end.
+    assert best_overlap(np.array([0.0, 0.5]), np.array([0.25, 1.0])) == (0.75, 1)
+
+
 def test_exact_match_by_hand() -> None:
     # Alone, F1 wants q at 0.2 and so a false one in row 1; rows are right with q above 0.4.
     scores = np.array([[0.9, 0.6], [0.8, 0.3], [0.1, 0.2], [0.7, 0.4]])
@@ -321,6 +373,10 @@ def test_without_any_of_labels_there_is_nothing_to_fit(objective: str) -> None:
         fitted = fit_thresholds([[0.2, 0.8]], [[0, 1]], objective, scope=scope, space=space, **options)
         assert fitted.source == ("exclusive", "exclusive")
         assert fitted.decide([[0.2, 0.8]]).tolist() == [[False, True]]
+        scores, held = [[0.2, 0.8], [0.9, 0.1]], [[0, 1], [0, 1]]
+        result = cross_fit_thresholds(scores, held, objective, scope=scope, folds=2, space=space, **options)
+        expected = 0.5 if objective == "exact_match" else np.nan
+        assert list(result.held_out.values()) == pytest.approx([expected] * len(result.held_out), nan_ok=True)
 
 
 @given(
@@ -348,17 +404,6 @@ def test_no_shrinkage_is_the_label_s_own_and_much_is_the_group_s(problem: Proble
                 best = worth_of(objective, options, group.decide(scores)[:, columns][known[:, columns]], held)
                 other = (scores[:, columns] >= much.values[column])[known[:, columns]]
                 assert worth_of(objective, options, other, held) == pytest.approx(best, abs=1e-6)
-
-
-def forms(case: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    objective, options = case
-    scopes = ["global", "group"] if objective in ("top_k", "mcut") else ["label", "group", "global"]
-    return [{"objective": objective, "scope": scope, **options} for scope in scopes]
-
-
-EVERY = [form for case in [*ALONE, *TOGETHER, ("top_k", {}), ("top_k", {"k": 1}), ("mcut", {})] for form in forms(case)]
-EVERY += [{"objective": "f1", "shrink": 2.0}, {"objective": "micro_f1", "shrink": 2.0}]
-INDEPENDENT = [{"objective": objective, **options} for objective, options in ALONE]
 
 
 def same(one: Thresholds, other: Thresholds) -> bool:
@@ -568,3 +613,16 @@ def test_the_numbers_of_a_cross_fit_are_those_of_evaluate() -> None:
 def test_messages(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit_thresholds(np.zeros((3, 2)), np.zeros((3, 2)), **arguments)
+
+
+def test_an_objective_is_checked_before_there_are_scores() -> None:
+    check_objective("cost", "group", {"false_positive_cost": [1.0, 2.0], "false_negative_cost": 3.0})
+    check_objective("top_k", None, {"k": {"a": 1}})
+    with pytest.raises(ValueError, match="unknown option of objective 'f_beta' 'bata'; did you mean 'beta'"):
+        check_objective("f_beta", "label", {"bata": 1.0})
+    with pytest.raises(ValueError, match="needs floor="):
+        check_objective("recall_floor", None, {})
+    with pytest.raises(ValueError, match="unknown scope 'labels'"):
+        check_objective("f1", "labels", {})
+    with pytest.raises(ValueError, match=r"of shape \(2,\); got \(3,\)|of shape \(3,\); got \(2,\)"):
+        check_objective("cost", None, {"false_positive_cost": [1.0, 2.0], "false_negative_cost": [1.0, 2.0, 3.0]})

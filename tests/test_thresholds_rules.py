@@ -103,6 +103,9 @@ def test_rules_go_where_thresholds_go(tmp_path: Path) -> None:
     held[:, 3], held[:, 4] = True, False
     for form in ({"objective": "top_k", "k": 2}, {"objective": "mcut", "scope": "group"}, {"objective": "top_k"}):
         fitted = fit_thresholds(scores, held, space=SPACE, **form)
+        assert isinstance(fitted.rule, MCut if form["objective"] == "mcut" else TopK)
+        assert (fitted.objective, fitted.scope) == (form["objective"], form.get("scope", "global"))
+        assert fitted.options == ({"k": fitted.rule.k} if isinstance(fitted.rule, TopK) else {})
         assert fitted.source == ("row",) * 3 + ("exclusive",) * 2 + ("row",) * 2
         assert np.isnan(fitted.values).all()
         expected = fitted.rule.decide(scores, SPACE)
@@ -113,6 +116,7 @@ def test_rules_go_where_thresholds_go(tmp_path: Path) -> None:
         fitted.save(tmp_path / "rule.json")
         again = Thresholds.load(tmp_path / "rule.json", SPACE)
         assert (again.rule, again.source, again.options) == (fitted.rule, fitted.source, fitted.options)
+        assert (again.objective, again.scope, again.space) == (fitted.objective, fitted.scope, SPACE)
         assert np.array_equal(again.decide(scores), expected)
         with pytest.raises(ValueError, match="decides by row and has no thresholds to write"):
             fitted.to_csv(tmp_path / "rule.csv")
@@ -205,8 +209,9 @@ HEADER = "column,name,group,threshold,source\n"
 def test_a_csv_that_is_no_thresholds_is_refused(content: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text(content)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as found:
         Thresholds.load(path)
+    assert str(path) in str(found.value)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="not CSV in UTF-8"):
         Thresholds.load(path)
@@ -231,7 +236,9 @@ def test_a_rule_that_is_none_is_refused(rule: Any, tmp_path: Path) -> None:
     path = tmp_path / "rule.json"
     Thresholds.of_rule(MCut(), 2).save(path)
     path.write_text(json.dumps({**json.loads(path.read_text()), "rule": rule}))
-    with pytest.raises(DataError, match="not thresholds: "):
+    with pytest.raises(
+        DataError, match=r"rule.json: not thresholds: (not a|the) rule.*(top_k|'k'|name|k must|scope|object)"
+    ):
         Thresholds.load(path)
 
 
