@@ -68,7 +68,7 @@ def mixed(samples: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarr
     st.sampled_from(["label", "global"]),
     st.sampled_from([0.0, 5.0]),
 )
-@settings(max_examples=120)
+@settings(max_examples=80)
 def test_probabilities_rise_with_the_logit(problem: tuple, method: str, scope: str, shrinkage: float) -> None:
     logits, targets, mask = problem
     calibration = fit_calibration(logits, targets, method, scope=scope, shrinkage=shrinkage, mask=mask)
@@ -442,7 +442,7 @@ def test_a_shift_of_priors_is_bayes_rule() -> None:
 
 def expectation_maximisation(probabilities: np.ndarray, prior: np.ndarray) -> np.ndarray:
     belief = prior
-    for _ in range(20_000):
+    for _ in range(5_000):
         joint = probabilities * belief / prior
         belief = (joint / joint.sum(axis=1, keepdims=True)).mean(axis=0)
     return belief

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -16,10 +17,15 @@ import torch
 from PIL import Image
 
 from mlabel.cli import main
+from mlabel.data import stratified_split
+from mlabel.decisions import Calibration, Thresholds, cross_fit_calibration, logits_of, undo_loss
+from mlabel.inference import Tagger, load_bundle
 from mlabel.metrics import bootstrap, evaluate
 from mlabel.recipes import Recipe, Run, RunEvaluation
+from mlabel.recipes.calibration import undo_recipe_loss
 from mlabel.recipes.evaluation import describe_intervals
 from mlabel.training import TrainConfig
+from mlabel.weights import class_weights
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +179,79 @@ def test_calibrate_changes_run_and_bundle(trained: Path, capsys: pytest.CaptureF
     assert in_bundle == json.loads((trained / "thresholds.json").read_text())
     assert in_bundle["scope"] == "global"
     assert main(["calibrate", "--run", str(trained), "--scope", "label"]) == 0
+
+
+def test_calibrated_scores_are_what_prediction_gives(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run, image = tmp_path / "run", str(data / "0.png")
+    shutil.copytree(trained, run)
+    bundle = run / "bundle"
+
+    def predict() -> np.ndarray:
+        assert main(["predict", "--bundle", str(bundle), image, "--format", "jsonl"]) == 0
+        return np.array([list(json.loads(capsys.readouterr().out.splitlines()[-1])["scores"].values())])
+
+    work = Run.open(run, device="cpu")
+    space = work.model.space
+    before, scores = predict(), work.score("val").probabilities
+    assert main(["calibrate", "--run", str(run), "--calibration", "platt"]) == 0
+    calibration = Calibration.load(bundle / "calibration.json", space)
+    assert (calibration.method, (run / "calibration.json").is_file()) == ("platt", True)
+    capsys.readouterr()
+    np.testing.assert_allclose(predict(), calibration.apply(logits_of(before, space)), atol=1e-4)
+    # The thresholds are for calibrated scores; those of other programs' file for the model's own.
+    levels = Thresholds.load(bundle / "thresholds.json", space)
+    decisions = levels.decide(calibration.apply(logits_of(scores, space)))
+    with open(bundle / "selected_tags.csv", encoding="utf-8", newline="") as file:
+        raw = [row["best_threshold"] for row in csv.DictReader(file)]
+    for column in np.flatnonzero(space.any_of):
+        assert np.array_equal(scores[:, column] >= float(raw[column]), decisions[:, column])
+    assert main(["evaluate", "--run", str(run), "--part", "val", "--include", "micro_brier"]) == 0
+    printed = capsys.readouterr().out
+    assert "note: scores are calibrated: platt" in printed
+    again = Tagger.load(bundle, device="cpu")
+    again.save(tmp_path / "copy")
+    assert (tmp_path / "copy" / "calibration.json").read_bytes() == (bundle / "calibration.json").read_bytes()
+    assert main(["evaluate", "--run", str(run), "--part", "train"]) == 0
+    assert main(["calibrate", "--run", str(run), "--calibration", "loss"]) == 0
+    assert main(["evaluate", "--run", str(run), "--part", "val"]) == 0
+    capsys.readouterr()
+    np.testing.assert_allclose(predict(), before, atol=1e-5)  # cross-entropy needs no undoing
+    assert main(["calibrate", "--run", str(run), "--calibration", "none"]) == 0
+    assert not (run / "calibration.json").exists()
+    assert not (bundle / "calibration.json").exists()
+    assert load_bundle(bundle).calibration is None
+
+
+def test_a_run_is_judged_by_maps_that_have_not_seen_the_image(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    work = Run.open(tmp_path / "run", device="cpu")
+    val = work.parts["val"]
+    logits = logits_of(work.score("val").probabilities, val.space)
+    work.calibrate(calibration="isotonic")
+    work = Run.open(tmp_path / "run", device="cpu")
+    fifths = stratified_split(val.targets, (0.2,) * 5, unknown=val.unknown)
+    wanted, _ = cross_fit_calibration(logits, val.targets, "isotonic", folds=fifths, mask=val.unknown, space=val.space)
+    np.testing.assert_allclose(work.evaluate(part="val").scores, wanted, atol=1e-5)
+
+
+def test_a_recipes_loss_is_undone_with_its_weights_and_its_adjustment(trained: Path) -> None:
+    work = Run.open(trained, device="cpu")
+    train = work.parts["train"]
+    told = {"loss": "focal", "loss_options": {"gamma": 1.0}, "weighting": "inverse_frequency", "logit_adjustment": 0.5}
+    recipe = dataclasses.replace(work.recipe, **told)
+    weight = class_weights(train.counts, train.known_counts, scheme="inverse_frequency", space=train.space)
+    offset = 0.5 * train.space.prior_logits(train.counts, train.known_counts)
+    logits = np.random.default_rng(0).normal(0, 2, (5, 5))
+    wanted = undo_loss("focal", train.space, options={"gamma": 1.0}).apply(logits + offset)
+    odds = logits_of(wanted, train.space) - np.log(weight)
+    wanted = Calibration(5, space=train.space).apply(odds)
+    np.testing.assert_allclose(undo_recipe_loss(recipe, train).apply(logits), wanted, atol=1e-9)
+    with pytest.raises(ValueError, match="unknown calibration 'plat'"):
+        dataclasses.replace(work.recipe, calibration="plat")
+    with pytest.raises(ValueError, match="unknown calibration scope 'all'"):
+        dataclasses.replace(work.recipe, calibration_scope="all")
 
 
 def test_calibrate_offers_every_objective(trained: Path, data: Path, capsys: pytest.CaptureFixture) -> None:

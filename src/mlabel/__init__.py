@@ -6,7 +6,7 @@ The way of the data::
     image files -- images --> ImageDataset -- loader --> Batch(images uint8, targets, mask, index)
     Batch --> Classifier: preprocess -> backbone -> head --> logits (N, L)
     logits + targets + mask --> Loss --> train step --> TrainState --> checkpoint
-    logits -- space.probabilities --> scores --> metrics, thresholds --> decisions
+    logits -- space.probabilities or a calibration --> scores --> metrics, thresholds --> decisions
     decisions -- space.decode --> label names --> report, predictions file
     model + space + preprocessing + thresholds --> bundle --> Tagger (any machine, any day)
 
@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 
 # Public name -> the module it lives in.
 _NAMES = {
+    "Calibration": "mlabel.decisions",
     "Classifier": "mlabel.models",
     "DataError": "mlabel._checks",
     "Evaluation": "mlabel.metrics",
@@ -37,10 +38,13 @@ _NAMES = {
     "Thresholds": "mlabel.decisions",
     "TrainConfig": "mlabel.training",
     "TrainState": "mlabel.training",
+    "control_risk": "mlabel.decisions",
     "create_model": "mlabel.models",
     "evaluate": "mlabel.metrics",
     "explain": "mlabel.report",
     "fit": "mlabel.training",
+    "fit_calibration": "mlabel.decisions",
+    "fit_conformal_sets": "mlabel.decisions",
     "fit_thresholds": "mlabel.decisions",
     "train": "mlabel.training",
 }

@@ -14,11 +14,11 @@ from typing import Any
 from tqdm import tqdm
 
 from mlabel.data import MIXES, READERS, SAMPLERS
-from mlabel.decisions import OBJECTIVES, SCOPES
+from mlabel.decisions import CALIBRATION_SCOPES, OBJECTIVES, SCOPES
 from mlabel.losses import EXCLUSIVE_NAMES
 from mlabel.losses import NAMES as LOSSES
 from mlabel.models import HEADS
-from mlabel.recipes import INIT_BIASES, Recipe
+from mlabel.recipes import CALIBRATIONS, INIT_BIASES, Recipe
 from mlabel.training import (
     BATCH_NORM,
     COMPILE,
@@ -45,6 +45,8 @@ _CHOICES: dict[str, Iterable[str]] = {
     "reduction": ("mean", "batchmean", "sum"),
     "weighting": SCHEMES,
     "init_bias": INIT_BIASES,
+    "calibration": CALIBRATIONS,
+    "calibration_scope": CALIBRATION_SCOPES,
     "objective": OBJECTIVES,
     "scope": SCOPES,
     "optimizer": OPTIMIZERS,

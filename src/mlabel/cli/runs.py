@@ -24,7 +24,7 @@ from mlabel.cli._options import (
 )
 from mlabel.decisions import OBJECTIVES, SCOPES
 from mlabel.metrics import rows_table
-from mlabel.recipes import Recipe, Run, RunEvaluation, demo, run, write_evaluation
+from mlabel.recipes import CALIBRATIONS, Recipe, Run, RunEvaluation, demo, run, write_evaluation
 from mlabel.training import TrainConfig
 
 # Settings of a recipe that are given as NAME=VALUE.
@@ -158,15 +158,22 @@ def add_calibrate(commands: Any) -> None:
     parser.add_argument("--objective", choices=list(OBJECTIVES), help="what to fit for; the run's, if not given")
     add_pairs(parser, "objective")
     parser.add_argument("--scope", choices=list(SCOPES), help="what has its own threshold; the run's, if not given")
+    parser.add_argument(
+        "--calibration",
+        choices=list(CALIBRATIONS),
+        help="what makes scores probabilities, before thresholds are fitted to them; the run's, if not given",
+    )
     parser.add_argument("--limit", type=int, help="fit on this many images of the validation part only")
     add_device(parser)
 
 
 def _calibrate(options: argparse.Namespace) -> None:
-    """Fit the thresholds of a run on its validation part, and put them into its bundle."""
+    """Fit calibration and thresholds of a run on its validation part, and put them into its bundle."""
     work = Run.open(options.run, device=options.device, progress=progress).limited(options.limit, "val")
     given = pairs_of(options.objective_option, "--objective-option")
-    thresholds = work.calibrate(objective=options.objective, scope=options.scope, options=given or None)
+    thresholds = work.calibrate(
+        objective=options.objective, scope=options.scope, options=given or None, calibration=options.calibration
+    )
     if thresholds is None:
         raise ValueError(f"{options.run} has no labelled validation part to fit thresholds on")
     if thresholds.rule is not None:

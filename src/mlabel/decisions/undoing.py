@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from mlabel._checks import resolve, to_numpy
 from mlabel.decisions._loss_links import EXCLUSIVE_LINKS, LINKS, check_ranges
-from mlabel.decisions._maps import LossMap, SlopeMap
+from mlabel.decisions._maps import LossMap
 from mlabel.decisions.calibration import Calibration
 from mlabel.labels import LabelSpace
 
@@ -21,6 +22,7 @@ def undo_loss(
     exclusive_loss: str = "cross_entropy",
     options: Mapping[str, Any] | None = None,
     pos_weight: Any = None,
+    offset: Any = None,
 ) -> Calibration:
     """Return the calibration that takes a loss's bias away: from where it is lowest to the probability it stands for.
 
@@ -42,6 +44,7 @@ def undo_loss(
         options: The losses' options, as `losses.create` takes them; each goes to those that have it. `alpha` of the
             focal loss may be a number or one for each label (L,).
         pos_weight: Weights of the positive terms, and of the classes of exclusive groups: a number, or (L,).
+        offset: What the loss added to the logits (L,), as `losses.LogitAdjusted` does; None: nothing.
 
     Raises:
         ValueError: another loss or option, an option out of its range, or weights that are not above 0.
@@ -61,7 +64,7 @@ def undo_loss(
     exclusive_link = resolve(exclusive_loss, EXCLUSIVE_LINKS, "exclusive loss that can be undone")
     num_labels = space if isinstance(space, int) else space.num_labels
     held = dict(options or {})
-    offset = -np.log(_weights(pos_weight, num_labels))
+    gain = -np.log(_weights(pos_weight, num_labels))
     alpha = held.pop("alpha", None)
     if alpha is not None:
         if loss != "focal":
@@ -70,12 +73,13 @@ def undo_loss(
         if not ((shares > 0) & (shares < 1)).all():
             raise ValueError(f"alpha must be above 0 and below 1 to be undone; got {alpha!r}")
         any_of = np.ones(num_labels, dtype=bool) if isinstance(space, int) else space.any_of
-        offset = offset - np.where(any_of, np.log(shares) - np.log1p(-shares), 0.0)
+        gain = gain - np.where(any_of, np.log(shares) - np.log1p(-shares), 0.0)
     known = dict.fromkeys((*link.options, *exclusive_link.options))
     numbers = {name: float(value) for name, value in held.items() if resolve(name, known, "option") is None}
     check_ranges(numbers)
-    steps = (LossMap(loss, exclusive_loss, numbers), SlopeMap.straight(np.ones(num_labels), offset))
-    return Calibration(num_labels, steps, None if isinstance(space, int) else space, f"undo {loss}")
+    named = Calibration(num_labels, (), None if isinstance(space, int) else space, f"undo {loss}")
+    adjusted = named if offset is None else named.offset_by(offset)
+    return replace(adjusted, steps=(*adjusted.steps, LossMap(loss, exclusive_loss, numbers))).offset_by(gain)
 
 
 def _weights(pos_weight: Any, num_labels: int) -> np.ndarray:

@@ -1,7 +1,8 @@
 """The bundle: one folder that carries model, labels, preprocessing and thresholds to any machine, on any day.
 
-It holds `config.json` (architecture, space, preprocessing, versions), `model.safetensors`, `thresholds.json` and
-`selected_tags.csv`, which taggers that read the wd-tagger files can read. Nothing in it can name code to run.
+It holds `config.json` (architecture, space, preprocessing, versions), `model.safetensors`, `thresholds.json`,
+`calibration.json` where scores are calibrated, and `selected_tags.csv`, which taggers that read the wd-tagger files can
+read. Nothing in it can name code to run.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import nn
 from mlabel._checks import DataError
 from mlabel._files import new_folder, read_json, to_json, write_synced
 from mlabel.data.readers.selected_tags import CATEGORIES, read_tag_lines
-from mlabel.decisions import Thresholds
+from mlabel.decisions import Calibration, Thresholds
 from mlabel.labels import LabelSpace
 from mlabel.models import Classifier, from_config
 from mlabel.models.pretrained import list_differences
@@ -39,12 +40,14 @@ class Bundle:
         thresholds: The calibrated thresholds, or None where none were saved.
         counts: Positives of each label in the training part (L,) int64; zeros where not known.
         notes: What whoever saved it wanted remembered, such as metrics; plain JSON values.
+        calibration: What makes the model's logits the probabilities that the thresholds are for; None: the space's own.
     """
 
     model: Classifier
     thresholds: Thresholds | None
     counts: np.ndarray
     notes: dict[str, Any]
+    calibration: Calibration | None = None
 
 
 def save_bundle(
@@ -52,6 +55,7 @@ def save_bundle(
     model: Classifier,
     thresholds: Thresholds | None = None,
     *,
+    calibration: Calibration | None = None,
     counts: np.ndarray | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -60,12 +64,13 @@ def save_bundle(
     Args:
         folder: Where to; its parent is made.
         model: The model; where its backbone is a module of yours, whoever loads the bundle must pass that again.
-        thresholds: Of the same label space; None: 0.5 is used.
+        thresholds: Of the same label space, for calibrated probabilities where there is a calibration; None: 0.5.
+        calibration: Of the same label space; None: probabilities are those that the model says.
         counts: Positives of each label in the training part (L,), for `selected_tags.csv`; None: written as 0.
         notes: JSON values to keep beside it.
 
     Raises:
-        ValueError: thresholds or counts of another number of labels.
+        ValueError: thresholds, calibration or counts of another number of labels.
         FileExistsError: `folder` exists and is not a bundle.
     """
     folder, space = Path(folder), model.space
@@ -74,13 +79,21 @@ def save_bundle(
         raise ValueError(f"counts must be of shape ({space.num_labels},); got {held.shape}")
     if thresholds is not None and len(thresholds.values) != space.num_labels:
         raise ValueError(f"thresholds must be of {space.num_labels} labels; got {len(thresholds.values)}")
+    if calibration is not None and calibration.num_labels != space.num_labels:
+        raise ValueError(f"calibration must be of {space.num_labels} labels; got {calibration.num_labels}")
     with new_folder(folder, "config.json", "a bundle") as temporary:
-        _write(temporary, model, thresholds, held, dict(notes or {}))
+        _write(temporary, model, thresholds, calibration, counts=held, notes=dict(notes or {}))
     return folder
 
 
 def _write(
-    folder: Path, model: Classifier, thresholds: Thresholds | None, counts: np.ndarray, notes: dict[str, Any]
+    folder: Path,
+    model: Classifier,
+    thresholds: Thresholds | None,
+    calibration: Calibration | None,
+    *,
+    counts: np.ndarray,
+    notes: dict[str, Any],
 ) -> None:
     config = {
         "format": FORMAT,
@@ -92,16 +105,19 @@ def _write(
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     write_synced(folder / "config.json", to_json(config).encode())
     write_synced(folder / "model.safetensors", safetensors.torch.save(tensors))
-    write_synced(folder / "selected_tags.csv", _selected_tags(model.space, counts, thresholds).encode())
+    levels = np.full(model.space.num_labels, 0.5) if thresholds is None else thresholds.values
+    if calibration is not None:
+        levels = calibration.raw_thresholds(levels)  # who reads this file knows the model's own scores only
+        calibration.save(folder / "calibration.json")
+    write_synced(folder / "selected_tags.csv", _selected_tags(model.space, counts, levels).encode())
     if thresholds is not None:
         thresholds.save(folder / "thresholds.json")
 
 
-def _selected_tags(space: LabelSpace, counts: np.ndarray, thresholds: Thresholds | None) -> str:
+def _selected_tags(space: LabelSpace, counts: np.ndarray, values: np.ndarray) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["tag_id", "name", "category", "count", "best_threshold"])
-    values = np.full(space.num_labels, 0.5) if thresholds is None else thresholds.values
     for group in space.groups:
         # A group of any other name is general.
         category = CATEGORIES.get(group.name, CATEGORIES["general"])
@@ -134,7 +150,10 @@ def load_bundle(folder: str | Path, *, backbone: nn.Module | None = None) -> Bun
     _load_weights(folder / "model.safetensors", model)
     path = folder / "thresholds.json"
     thresholds = Thresholds.load(path, space) if path.exists() else None
-    return Bundle(model.eval(), thresholds, _read_counts(folder / "selected_tags.csv", space), config.get("notes", {}))
+    path = folder / "calibration.json"
+    calibration = Calibration.load(path, space) if path.exists() else None
+    counts = _read_counts(folder / "selected_tags.csv", space)
+    return Bundle(model.eval(), thresholds, counts, config.get("notes", {}), calibration)
 
 
 def _load_weights(path: Path, model: Classifier) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from mlabel._files import to_json
 from mlabel.data import ImageTable, Loader
-from mlabel.decisions import Thresholds
+from mlabel.decisions import Calibration, Thresholds
 from mlabel.inference.bundle import load_bundle, save_bundle
 from mlabel.labels import LabelSpace, decide
 from mlabel.models import Classifier
@@ -35,7 +35,7 @@ class Prediction:
     Attributes:
         path: The image, as it was given.
         labels: The names that hold, each with its score, the highest score first.
-        scores: Probabilities of all labels (L,) float32.
+        scores: Probabilities of all labels (L,) float32, calibrated where the tagger has a calibration.
         decisions: Which labels hold (L,) bool.
     """
 
@@ -69,6 +69,7 @@ class Tagger:
         counts: Positives of each label in the training part (L,), kept for `save`; None: not known.
         taxonomy: What labels imply others. A score is then at least those of the labels that imply it, and what a
             decided label implies is decided as well; None: each label stands alone.
+        calibration: What makes logits probabilities, for which the thresholds then are; None: the space's own.
 
     Example:
         >>> tagger = Tagger.load("runs/a/bundle")  # doctest: +SKIP
@@ -83,13 +84,17 @@ class Tagger:
         *,
         counts: np.ndarray | None = None,
         taxonomy: Taxonomy | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         if taxonomy is not None:
             model.space.check_same(taxonomy.space, "the taxonomy")
+        if calibration is not None and calibration.num_labels != model.space.num_labels:
+            raise ValueError(f"calibration must be of {model.space.num_labels} labels; got {calibration.num_labels}")
         self.model = model.eval()
         self.thresholds = thresholds
         self.counts = counts
         self.taxonomy = taxonomy
+        self.calibration = calibration
 
     @property
     def space(self) -> LabelSpace:
@@ -116,7 +121,8 @@ class Tagger:
         bundle = load_bundle(folder, backbone=backbone)
         bundle.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         thresholds = 0.5 if bundle.thresholds is None else bundle.thresholds
-        return cls(bundle.model, thresholds, counts=bundle.counts, taxonomy=taxonomy)
+        maps = bundle.calibration
+        return cls(bundle.model, thresholds, counts=bundle.counts, taxonomy=taxonomy, calibration=maps)
 
     def save(self, folder: str | Path) -> Path:
         """Write the tagger as a bundle to `folder`, and return the folder.
@@ -127,7 +133,7 @@ class Tagger:
         if not isinstance(self.thresholds, Thresholds) and not np.all(np.asarray(self.thresholds) == 0.5):
             raise TypeError("only a Thresholds (or 0.5) can be saved; make one by mlabel.fit_thresholds")
         held = self.thresholds if isinstance(self.thresholds, Thresholds) else None
-        return save_bundle(folder, self.model, held, counts=self.counts)
+        return save_bundle(folder, self.model, held, calibration=self.calibration, counts=self.counts)
 
     def predict(
         self,
@@ -239,7 +245,7 @@ class Tagger:
                 network = partial(_keep_features, self.model, kept) if with_features else None
                 with eval_mode(self.model):
                     logits = forward(self.model, batch.to(device), precision, network=network)
-                    scores = self.space.probabilities(logits)
+                    scores = self._probabilities(logits)
                     if self.taxonomy is not None:
                         scores = self.taxonomy.consistent_scores(scores)
                 features = kept[0].float().cpu().numpy() if kept else None
@@ -247,6 +253,12 @@ class Tagger:
         finally:
             note_skipped()
             loader.close()
+
+    def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the probabilities (n, L) float32, calibrated where there is a calibration."""
+        if self.calibration is None:
+            return self.space.probabilities(logits)
+        return torch.from_numpy(self.calibration.apply(logits.float()))
 
     def features(
         self, images: str | Path | Sequence[str | Path], *, batch_size: int = 32, num_workers: int = 0

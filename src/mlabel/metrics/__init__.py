@@ -2,7 +2,7 @@
 
     decisions, targets, mask --> confusion_counts, sample_counts --> precision, recall, f1, ... (ratios)
     scores, targets, mask    --> average_precision, auroc, break_even, ranking_loss, ... (ranking); ndcg_at_k, ... (top)
-    probabilities, targets   --> brier_score, log_loss, expected_calibration_error
+    probabilities, targets   --> brier_score, log_loss, expected_calibration_error, reliability
     scores, targets, thresholds --> evaluate --> Evaluation: numbers, per label, per group, tables
     batches of scores, targets  --> ScoreHistogram --> Evaluation, with bounds, from memory that does not grow
     scores, targets --> bootstrap --> Intervals; scores of two models, targets --> compare --> Comparison
@@ -78,6 +78,11 @@ from mlabel.metrics.ratios import (
     recall,
     specificity,
 )
+from mlabel.metrics.reliability import (
+    BINNINGS,
+    Reliability,
+    reliability,
+)
 from mlabel.metrics.resamples import (
     draw_resamples,
 )
@@ -97,6 +102,7 @@ from mlabel.metrics.top import (
 )
 
 __all__ = [
+    "BINNINGS",
     "CORRECTIONS",
     "COUNT_METRICS",
     "Comparison",
@@ -106,6 +112,7 @@ __all__ = [
     "HierarchicalScores",
     "Interval",
     "Intervals",
+    "Reliability",
     "SampleCounts",
     "ScoreHistogram",
     "adjust_p_values",
@@ -153,6 +160,7 @@ __all__ = [
     "recall",
     "recall_at_k",
     "recall_at_precision",
+    "reliability",
     "rows_table",
     "sample_counts",
     "specificity",

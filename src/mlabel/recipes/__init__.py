@@ -2,8 +2,19 @@
 
 from mlabel.recipes.demo import DEMO, demo
 from mlabel.recipes.evaluation import RunEvaluation
-from mlabel.recipes.recipe import INIT_BIASES, Recipe
+from mlabel.recipes.recipe import CALIBRATIONS, INIT_BIASES, Recipe
 from mlabel.recipes.run import Run, run, write_evaluation
 from mlabel.recipes.scenes import write_scenes
 
-__all__ = ["DEMO", "INIT_BIASES", "Recipe", "Run", "RunEvaluation", "demo", "run", "write_evaluation", "write_scenes"]
+__all__ = [
+    "CALIBRATIONS",
+    "DEMO",
+    "INIT_BIASES",
+    "Recipe",
+    "Run",
+    "RunEvaluation",
+    "demo",
+    "run",
+    "write_evaluation",
+    "write_scenes",
+]

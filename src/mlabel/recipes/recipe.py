@@ -10,10 +10,11 @@ from typing import Any
 
 from mlabel._checks import check_between, resolve, suggest
 from mlabel.data import READERS
-from mlabel.decisions import check_objective
+from mlabel.decisions import CALIBRATION_METHODS, CALIBRATION_SCOPES, check_objective
 from mlabel.training import TrainConfig
 
 INIT_BIASES = ("default", "prior")
+CALIBRATIONS = ("none", "loss", *CALIBRATION_METHODS)
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class Recipe:
             (any-of labels: log odds) to the logits in the loss; prediction uses the logits without it, in which rare
             labels weigh more. 0: not at all; 1: as if all were equally frequent. See `mlabel.losses.LogitAdjusted`.
         init_bias: How the bias of the head begins: `default`, near 0; or `prior`, at the labels' shares in training.
+        calibration: What makes the model's scores probabilities, before thresholds are fitted: `none`; `loss`, which
+            undoes the bias of the loss; or a method of `mlabel.fit_calibration`, fitted on the validation part.
+        calibration_scope: What has a map of its own: `label`, `group` or `global`.
         objective: What the thresholds are fitted for: a name of `mlabel.decisions.OBJECTIVES`.
         objective_options: Options of the objective, such as `{"floor": 0.9}`; see `mlabel.fit_thresholds`.
         scope: What has a threshold of its own: `label`, `group` or `global`; None: `label`, and `global` of objectives
@@ -55,8 +59,8 @@ class Recipe:
 
     Raises:
         ValueError: an unknown reader, an option that it does not have, `duplicates` or `logit_adjustment` out of
-            range, an unknown `init_bias`, an objective with a scope or option that it does not have, or no name in
-            `labels`.
+            range, an unknown `init_bias` or calibration, an objective with a scope or option that it does not have, or
+            no name in `labels`.
         TypeError: `labels` that are not texts.
 
     Example:
@@ -86,6 +90,8 @@ class Recipe:
     weighting: str | None = None
     logit_adjustment: float = 0.0
     init_bias: str = "default"
+    calibration: str = "none"
+    calibration_scope: str = "label"
     objective: str = "f1"
     objective_options: Mapping[str, Any] = field(default_factory=dict)
     scope: str | None = None
@@ -97,6 +103,8 @@ class Recipe:
         for name in self.reader_options:
             if name not in known:
                 raise ValueError(f"reader {self.reader!r} has no option {name!r}; {suggest(name, known)}")
+        resolve(self.calibration, dict.fromkeys(CALIBRATIONS), "calibration")
+        resolve(self.calibration_scope, CALIBRATION_SCOPES, "calibration scope")
         check_objective(self.objective, self.scope, self.objective_options)
         check_between(self.logit_adjustment, 0, 10, "logit_adjustment")
         resolve(self.init_bias, dict.fromkeys(INIT_BIASES), "init_bias")

@@ -16,12 +16,14 @@ import torch
 from mlabel._checks import DataError, suggest
 from mlabel._files import read_json, to_json, write_atomically
 from mlabel.data import READERS, BadImage, ImageDataset, ImageTable, stratified_split
-from mlabel.decisions import CrossFit, Thresholds, cross_fit_thresholds, fit_thresholds
+from mlabel.decisions import Thresholds, cross_fit_thresholds, fit_thresholds
 from mlabel.inference import save_bundle
 from mlabel.labels import LabelSpace, decide
 from mlabel.metrics import Intervals, bootstrap, evaluate
 from mlabel.metrics.evaluation import METRICS, check_include
 from mlabel.models import Classifier, create_model, from_config
+from mlabel.recipes.calibration import FILE as CALIBRATION_FILE
+from mlabel.recipes.calibration import calibrated, cross_calibrated, make_calibration
 from mlabel.recipes.copies import keep_copies_together
 from mlabel.recipes.evaluation import RunEvaluation, describe_intervals
 from mlabel.recipes.imbalance import describe_labels, make_loss
@@ -205,14 +207,22 @@ class Run:
         return val if val is not None and val.known_counts.any() else None
 
     def calibrate(
-        self, *, objective: str | None = None, scope: str | None = None, options: Mapping[str, Any] | None = None
+        self,
+        *,
+        objective: str | None = None,
+        scope: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        calibration: str | None = None,
     ) -> Thresholds | None:
         """Fit thresholds on the validation part, write them into the run and its bundle, and return them.
+
+        Where a calibration is wanted, it is made first, and the thresholds are for the scores that it gives.
 
         Args:
             objective: None: the recipe's.
             scope: None: the recipe's.
             options: Of the objective; see `mlabel.fit_thresholds`. None: the recipe's, if the objective is.
+            calibration: See `Recipe`. None: the recipe's.
 
         Returns:
             None where there is no labelled validation part; the bundle then has no thresholds.
@@ -223,14 +233,21 @@ class Run:
             objective=objective or self.recipe.objective,
             objective_options=(self.recipe.objective_options if same else {}) if options is None else options,
             scope=scope or self.recipe.scope,
+            calibration=calibration or self.recipe.calibration,
         )
-        val, thresholds = self._val(), None
+        val, thresholds, maps = self._val(), None, None
+        (self.folder / CALIBRATION_FILE).unlink(missing_ok=True)
         if val is not None:
             scores, scored = self.score("val").of_scored(val)
+            maps = make_calibration(recipe, self.parts["train"], scores, scored)
+            if maps is not None:
+                maps.save(self.folder / CALIBRATION_FILE)
+                scores = calibrated(self.folder, scores, scored)
             thresholds = fit_thresholds(scores, scored.targets, **_fitting(recipe, scored))
             thresholds.save(self.folder / "thresholds.json")
         write_run_config(self.folder, recipe=recipe.to_dict())
-        save_bundle(self.folder / "bundle", self.model, thresholds, counts=self.parts["train"].counts)
+        counts = self.parts["train"].counts
+        save_bundle(self.folder / "bundle", self.model, thresholds, calibration=maps, counts=counts)
         return thresholds
 
     def evaluate(
@@ -244,7 +261,8 @@ class Run:
         """Measure the model on a part, beside the prior, at `threshold` and at the calibrated thresholds.
 
         On the validation part, where the thresholds were fitted, they are fitted anew on four fifths of it for each
-        fifth, so that no image helps to choose the thresholds it is judged by.
+        fifth, so that no image helps to choose the thresholds it is judged by; and so is the calibration. Where there
+        is one, all columns but the prior's are of calibrated scores.
 
         Args:
             part: None: test where it has labels, else val.
@@ -260,14 +278,21 @@ class Run:
         include = check_include(include)
         said = self.score(part)
         scores, table = said.of_scored(self.parts[part])
+        fifths = self._fifths(table) if part == "val" else None
+        if (self.folder / CALIBRATION_FILE).exists():
+            notes = (*notes, f"scores are calibrated: {self.recipe.calibration}")
+            if fifths is None:
+                scores = calibrated(self.folder, scores, table)
+            else:
+                scores = cross_calibrated(self.recipe, self.folder, scores, table, folds=fifths)
         known = {"mask": table.unknown, "space": table.space, "include": include}
         prior = np.broadcast_to(prior_scores(self.parts["train"]), scores.shape)
         settings: dict[str, tuple[Any, Any]] = {f"at {threshold:g}": (threshold, None)}
         saved = self.folder / "thresholds.json"
         if not table.space.any_of.any():
             notes = (*notes, "every group is exclusive: the highest score decides, and there are no thresholds")
-        elif saved.exists() and part == "val":
-            crossed = self._cross_fit(table, scores)
+        elif saved.exists() and fifths is not None:
+            crossed = cross_fit_thresholds(scores, table.targets, folds=fifths, **_fitting(self.recipe, table))
             settings["calibrated"] = crossed.parts, crossed.folds
             note = "calibrated: cross-fitted, each fifth judged by thresholds fitted on the others"
             notes = (*notes, note, f"thresholds for {crossed.summary()}")
@@ -285,7 +310,7 @@ class Run:
             part=part,
             columns=columns,
             notes=(*notes, *self._skipped(), *oddities),
-            scores=said.probabilities,
+            scores=_put_rows(said, scores),
             rows=said.rows,
             counts=self.parts["train"].counts,
             label_groups=tuple(group.name for group in table.space.groups for _ in group.labels),
@@ -297,10 +322,9 @@ class Run:
         number = BadLog(self.folder / "bad.jsonl").count("train")
         return (f"images that training skipped, as they cannot be read: {number:,}; see bad.jsonl",) if number else ()
 
-    def _cross_fit(self, table: ImageTable, scores: np.ndarray) -> CrossFit:
-        """Return thresholds cross-fitted on stratified fifths."""
-        fifths = stratified_split(table.targets, (0.2,) * 5, groups=table.groups, unknown=table.unknown)
-        return cross_fit_thresholds(scores, table.targets, folds=fifths, **_fitting(self.recipe, table))
+    def _fifths(self, table: ImageTable) -> np.ndarray:
+        """Return the stratified fifth of each image (N,)."""
+        return stratified_split(table.targets, (0.2,) * 5, groups=table.groups, unknown=table.unknown)
 
 
 def run(
@@ -520,6 +544,15 @@ def _draw_examples(run: Run, result: RunEvaluation, rows: np.ndarray, images: Se
         titles=[Path(str(each)).name for each in chosen.ids],
         path=path,
     )
+
+
+def _put_rows(said: TableScores, scores: np.ndarray) -> np.ndarray:
+    """Return scores (M, L) of the images that were scored as (N, L), NaN in the other rows."""
+    if scores is said.probabilities or len(scores) == len(said.probabilities):
+        return scores
+    result = np.full_like(said.probabilities, np.nan)
+    result[said.rows] = scores
+    return result
 
 
 def _fitting(recipe: Recipe, table: ImageTable) -> Mapping[str, Any]:
