@@ -65,9 +65,8 @@ def show_calibration(problem: Problem, methods: tuple[Method, ...], steps: int) 
     split = problem.split(0)
     first = None
     targets = split.targets(split.test)
-    print(
-        f"\n{problem.name}\n\n| loss | calibration | ECE, pooled | ECE, mean of labels | Brier | log loss |\n|---|---|---|---|---|---|"
-    )
+    print(f"\n{problem.name}\n")
+    print("| loss | calibration | ECE, pooled | ECE, mean of labels | Brier | log loss |\n|---|---|---|---|---|---|")
     for method in methods:
         _, val, test = train(method, split, seed=0, rate=RATE, steps=steps)
         first = (val, test) if first is None else first

@@ -322,8 +322,7 @@ def test_sets_hold_the_right_class_over_a_thousand_calibration_sets(method: str,
     missing = 1 - np.array(covered)
     for column in missing.T:
         assert at_most(column, alpha)
-        if method == "lac":
-            assert column.mean() > alpha - 0.06  # and not for nothing
+        assert column.mean() > alpha - 0.08  # and not for nothing
     assert 1 < np.mean(sizes) < 2.9
 
 
@@ -334,9 +333,12 @@ def test_sets_by_hand() -> None:
     lac = fit_conformal_sets(probabilities, targets, 0.4)
     np.testing.assert_allclose(lac.limits, 0.6)
     assert lac.predict([[0.35, 0.35, 0.3], [0.5, 0.41, 0.09]]).tolist() == [[False] * 3, [True, True, False]]
-    # Sums down to the own class 0.6, 0.5, 0.4, 0.9.
+    # Sums down to the own class: 0.9 in the last row; in the others it is the most probable, and has 0.
     aps = fit_conformal_sets(probabilities, targets, 0.4, method="aps")
-    np.testing.assert_allclose(aps.limits, 0.6)
+    np.testing.assert_allclose(aps.limits, 0.0)
+    wider = fit_conformal_sets(probabilities, targets, 0.2, method="aps")
+    np.testing.assert_allclose(wider.limits, 0.9)
+    assert wider.predict([[0.9, 0.1, 0.0], [0.3, 0.2, 0.5]]).tolist() == [[True, False, False], [True, False, True]]
     assert aps.predict([[0.9, 0.1, 0.0], [0.3, 0.2, 0.5], [0.35, 0.25, 0.4]]).tolist() == [
         [True, False, False],
         [False, False, True],

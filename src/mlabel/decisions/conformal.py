@@ -72,10 +72,7 @@ class ConformalSets:
         if held.shape[1] != len(self.limits):
             raise ValueError(f"probabilities have {held.shape[1]} classes, but the sets have {len(self.limits)}")
         scores = score_classes(held, self.method)
-        sets = (scores <= self.limits) | ~self.reached
-        if self.method == "aps":
-            sets[np.arange(len(held)), held.argmax(axis=1)] = True
-        return sets
+        return (scores <= self.limits) | ~self.reached
 
     def save(self, path: str | Path) -> None:
         """Write the sets' limits as JSON to the file `path`; `load` reads it."""
@@ -135,8 +132,8 @@ def fit_conformal_sets(
         targets: The same shape, 0/1: NumPy, torch or SciPy sparse.
         alpha: Above 0 and below 1.
         method: `lac`: a class's score is 1 - its probability. `aps`: the sum of all probabilities from the highest down
-            to its own (without the random share of its own that the paper takes off: sets are the same at every call,
-            and some are larger by a class).
+            to its own, and 0 for the most probable one (the paper takes a random share of its own off instead; here
+            sets are the same at every call, and never empty).
         scope: `marginal`, or `class`: each class has a limit of its own, from its own images.
         group: Which exclusive group; None: the only one of the space.
         space: The columns' meaning; None: the columns are the classes.
@@ -195,6 +192,7 @@ def score_classes(probabilities: np.ndarray, method: str) -> np.ndarray:
         return 1 - held
     order = np.argsort(-held, axis=1, kind="stable")
     sums = np.minimum(np.cumsum(np.take_along_axis(held, order, axis=1), axis=1), 1.0)
+    sums[:, 0] = 0.0  # in every set; as a part of the score this does not make the others larger than they need be
     scores = np.empty_like(sums)
     np.put_along_axis(scores, order, sums, axis=1)
     return scores

@@ -270,7 +270,10 @@ class Tagger:
         return np.concatenate([each.features for each in batches if each.features is not None] or [empty])
 
     def fingerprint(self) -> str:
-        """Return a text that differs where predictions may: of weights, architecture, labels, thresholds, taxonomy."""
+        """Return a text that differs where predictions may.
+
+        It is of weights, architecture, labels, thresholds, taxonomy and calibration.
+        """
         found = hashlib.sha256(to_json(self.model.config).encode() + self.space.fingerprint.encode())
         for name, tensor in self.model.state_dict().items():
             found.update(name.encode())
@@ -278,6 +281,7 @@ class Tagger:
         levels = self.thresholds.values if isinstance(self.thresholds, Thresholds) else self.thresholds
         found.update(np.asarray(levels, dtype=np.float64).tobytes())
         found.update(b"" if self.taxonomy is None else self.taxonomy.fingerprint.encode())
+        found.update(b"" if self.calibration is None else to_json(self.calibration.to_dict()).encode())
         return found.hexdigest()
 
     def _predictions(self, scored: Scored, thresholds: Any) -> Iterator[Prediction]:
