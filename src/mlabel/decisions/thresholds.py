@@ -239,6 +239,7 @@ def _of_rows(path: Path, rows: list[list[str]]) -> Thresholds:
     """Return the thresholds of what `to_csv` wrote; a group's rows stand together."""
     if [row[0] for row in rows] != [str(column) for column in range(len(rows))]:
         raise DataError(f"{path}: the columns must be numbered 0 to {len(rows) - 1}, in order")
+    values = np.array([_number(path, row[3], row) for row in rows])
     groups: dict[str, list[list[str]]] = {}
     for row in rows:
         groups.setdefault(row[2], []).append(row)
@@ -248,7 +249,6 @@ def _of_rows(path: Path, rows: list[list[str]]) -> Thresholds:
             space = LabelSpace(
                 [Group(name, [row[1] for row in held], held[0][4] == "exclusive") for name, held in groups.items()]
             )
-        values = np.array([_number(path, row[3], row) for row in rows])
         loaded = Thresholds(values, tuple(row[4] for row in rows), space, "file")
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}: not thresholds: {error}") from error
