@@ -77,10 +77,13 @@ class Weights:
     @classmethod
     def of(cls, drawn: np.ndarray) -> Weights:
         """Return the weights of what `draw_resamples` gave, (R, N)."""
-        held = [np.ones((1, drawn.shape[1]), dtype=drawn.dtype), drawn]
-        bounds = blocks(1 + len(drawn), _TOGETHER)
-        rows = np.concatenate(held)
-        return cls(tuple(np.ascontiguousarray(rows[start:stop].T) for start, stop in bounds))
+        parts = []
+        for start, stop in blocks(1 + len(drawn), _TOGETHER):
+            part = np.ones((drawn.shape[1], stop - start), dtype=drawn.dtype)
+            first = max(start, 1)  # before it stands the one of all samples
+            part[:, first - start :] = drawn[first - 1 : stop - 1].T
+            parts.append(part)
+        return cls(tuple(parts))
 
     def __len__(self) -> int:
         return sum(part.shape[1] for part in self.parts)
