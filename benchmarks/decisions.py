@@ -140,8 +140,13 @@ def optimism_rows(val: Scored, test: Scored, fits: Fits, resamples: int) -> list
         value, low, high = bootstrap(test.scores, test.table.targets, levels, **test.known, **groups)[method.metric]
         numbers = [inside[method.metric], across[method.metric], value]
         cells = [f"{number:.3f}" for number in numbers]
-        rows.append([method.name, method.metric.replace("_", " "), *cells, f"{low:.3f} to {high:.3f}"])
+        rows.append([method.name, title_of(method.metric), *cells, f"{low:.3f} to {high:.3f}"])
     return rows
+
+
+def title_of(metric: str) -> str:
+    """Return a metric's name in words."""
+    return metric.replace("_", " ").replace("f1", "F1")
 
 
 def show(titles: list[str], rows: list[list[str]]) -> None:
@@ -159,7 +164,7 @@ def study(name: str, table: ImageTable, features: np.ndarray, *, seed: int, resa
     print(f"\n**{name}**: {table.space.num_labels} labels, {counts}\n")
     fitted = {method.name: levels for method, levels, _ in fits}
     show(
-        ["thresholds", *(metric.replace("_", " ") for metric in (*SHOWN, *BESIDE))],
+        ["thresholds", *map(title_of, (*SHOWN, *BESIDE))],
         held_out_rows(fitted, test, resamples),
     )
     print()
