@@ -110,6 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="2,000 x 500, 100 resamples")
     parser.add_argument("--repeats", type=int, default=3, help="resamples of the loops that are measured")
+    parser.add_argument("--only", default="", help="the cases whose name has this text")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     options = parser.parse_args()
     shape, resamples = (QUICK, 100) if options.quick else (FULL, 1000)
@@ -117,6 +118,8 @@ def main() -> None:
     print(f"{shape[0]:,} x {shape[1]:,}, {targets.nnz:,} positives, {resamples:,} resamples; {options.clock} seconds")
     print(f"{'':30}{'s':>9}{'MB':>7}  {'peer':16}{f's, from {options.repeats}':>12}{'times as fast':>15}")
     for case in cases(scores, targets, resamples):
+        if options.only not in case.name:
+            continue
         found = measure(case, resamples, options.repeats, CLOCKS[options.clock], shape[0])
         for title, seconds in found["peers"].items():
             ratio_of = seconds / found["seconds"]
