@@ -494,11 +494,10 @@ def test_as_many_as_there_are_positives() -> None:
         assert decided.sum(axis=0).tolist() == targets.sum(axis=0).tolist()
         pooled = fit_thresholds(scores, targets, "precision_equals_recall", scope="global")
         assert pooled.decide(scores).sum() == targets.sum()
-    for kind in (np.float32, np.float64):
-        below = np.nextafter(kind(1), kind(0))  # its last digits are the highest there are
-        scores = np.array([[below, 1.0], [0.25, -below]], dtype=kind)
-        fitted = fit_thresholds(scores, [[1, 1], [0, 0]], "precision_equals_recall", scope="global")
-        assert fitted.decide(scores).tolist() == [[True, True], [False, False]]
+    # Scores that differ only in digits after one that is the highest there is.
+    near = np.array([[0x3FE0FFFF00020000], [0x3FE0FFFF00010000], [0x3FE0FFFF00000000]]).view(np.float64)
+    fitted = fit_thresholds(near, [[1], [1], [0]], "precision_equals_recall", scope="global")
+    assert fitted.decide(near).tolist() == [[True], [True], [False]]
     # Of three equal scores two are wanted: three are nearer than none. Of one wanted, none is as near as two.
     tied = np.full((3, 1), -0.0)
     assert fit_thresholds(tied, [[1], [1], [0]], "precision_equals_recall").decide(tied).all()
