@@ -31,6 +31,7 @@ from mlabel.decisions import (
     undo_loss,
 )
 from mlabel.decisions._loss_links import LINKS
+from mlabel.decisions._slopes import AnyOfData
 from mlabel.labels import Group, LabelSpace
 from mlabel.metrics import brier_score, expected_calibration_error
 
@@ -161,6 +162,23 @@ def test_pooled_curves_leave_out_what_is_unknown() -> None:
     wanted = IsotonicRegression(out_of_bounds="clip").fit(x, y)
     for column in ANY_OF:
         np.testing.assert_allclose(found[:, column], wanted.predict(grid[:, column]), atol=1e-12)
+
+
+@pytest.mark.parametrize("method", sorted(CALIBRATION_METHODS))
+@pytest.mark.parametrize("scope", ["global", "label"])
+def test_many_samples_are_done_in_parts(method: str, scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, targets, mask = mixed(90)
+    options = {"method": method, "scope": scope, "space": SPACE, "mask": mask}
+    expected = fit_calibration(logits, targets, **options).apply(logits)
+    firsts = []
+    part = AnyOfData.part
+    monkeypatch.setattr(AnyOfData, "part", lambda data, every: firsts.append(every) or part(data, every))
+    monkeypatch.setattr("mlabel.decisions._slopes._FIRST_ENTRIES", 300)  # of 630
+    monkeypatch.setattr("mlabel.decisions._isotonic._ENTRIES", 20)
+    monkeypatch.setattr("mlabel.metrics._blocks.SCRATCH_BYTES", 1)
+    in_parts = fit_calibration(logits, targets, **options).apply(logits)
+    np.testing.assert_allclose(in_parts, expected, atol=1e-7)
+    assert firsts == ([] if method == "isotonic" else [3])
 
 
 def beta_loss(parameters: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
@@ -571,6 +589,24 @@ def test_curves_that_fall_are_refused() -> None:
                 if name == "x"
                 else put([1.0] + [0.0] * (len(data["steps"][0]["y"]) - 1), "steps", 0, "y")(damaged) or damaged
             )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put([0, 1, 2], "steps", 0, "starts"), "not as many as their starts say"),
+        (put([0.5], "steps", 0, "own"), "calibration: isotonic curves must be of 2 labels; got 1"),
+        (put([7, 7], "steps", 0, "pool"), "the shares of labels and pools do not fit the curves"),
+        (put([1], "steps", 0, "starts"), "not as many"),
+        (put("x", "steps", 0, "x"), "x must be a list of numbers"),
+        (put([0.5], "steps", 0, "starts"), "starts must be a list of whole numbers"),
+        (put("two", "num_labels"), "num_labels must be a whole number; got 'two'"),
+        (put("a", "format"), "a calibration of format 'mlabel.calibration/1' was wanted"),
+    ],
+)
+def test_a_damaged_file_is_told_what_is_wrong(change: Callable, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Calibration.from_dict(json.loads(saved(change)))
 
 
 def test_raw_thresholds_decide_alike() -> None:

@@ -171,6 +171,30 @@ def test_a_threshold_by_hand() -> None:
     assert not wrong.decide(np.ones((2, 1))).any()
 
 
+def test_the_grid_goes_evenly_from_one_in_ten_thousand_to_all_but_that() -> None:
+    certain, never = np.ones((200, 1)), np.zeros((200, 1))
+    options = {"risk": "false_discovery_rate", "delta": 0.1}
+    assert control_risk(certain, certain, 0.1, **options).values[0] == pytest.approx(1e-4, rel=1e-9)
+    assert control_risk(certain, certain, 0.1, delta=0.1).values[0] == pytest.approx(1 - 1e-4, rel=1e-9)
+    half = control_risk(
+        np.where(np.arange(400) < 200, 0.5, 0.499)[:, None], np.vstack([certain, never]), 0.1, **options
+    )
+    assert half.values[0] == pytest.approx(0.5)
+
+
+def test_many_images_are_done_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, targets, mask = population(90)
+    for scope in ("global", "label"):
+        options = {"risk": "false_discovery_rate", "delta": 0.3, "scope": scope, "space": SPACE, "mask": mask}
+        expected = control_risk(expit(logits), targets, 0.5, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr("mlabel.decisions.risk_control._ENTRIES", 2500)
+            patch.setattr("mlabel.metrics._blocks.SCRATCH_BYTES", 1)
+            in_parts = control_risk(expit(logits), targets, 0.5, **options)
+        assert np.array_equal(in_parts.values, expected.values, equal_nan=True)
+        assert np.array_equal(in_parts.estimate, expected.estimate, equal_nan=True)
+
+
 def test_p_values_are_those_of_the_formula() -> None:
     def entropy(a: float, b: float) -> float:
         return a * math.log(a / b) + (1 - a) * math.log((1 - a) / (1 - b))

@@ -21,6 +21,8 @@ from mlabel.metrics.ranking import Checked
 
 Curve = tuple[np.ndarray, np.ndarray]
 _NOTHING: Curve = (np.zeros(0), np.zeros(0))
+# Of a block of rows.
+_ENTRIES = 2**20
 
 
 def fit_isotonic(
@@ -39,9 +41,7 @@ def fit_isotonic(
             for run in pool:
                 curves[run] = _curves_of_columns(checked, run)
         positives, known = evidence.positives[columns].sum(), evidence.known[columns].sum()
-        if not 0 < positives < known:
-            own[columns] = own[columns] > 0
-        elif (own[columns] < 1).any():
+        if 0 < positives < known and (own[columns] < 1).any():
             pool_of[columns] = len(curves)
             curves.append(_pooled_curve(_of_columns(checked, pool, columns)))
     for column in np.flatnonzero(own == 0):
@@ -113,7 +113,7 @@ def _pooled_curve(checked: Checked) -> Curve:
     values = np.sort(scores[rows_of(known_positives(targets, unknown))])
     begins = values[np.searchsorted(ranks.below, starts[1:])]
     lowest, before, highest = np.inf, np.full(len(begins), -np.inf), -np.inf
-    size = max(1, 2**20 // max(1, scores.shape[1]))
+    size = max(1, _ENTRIES // max(1, scores.shape[1]))
     for start, stop in blocks(len(scores), size):
         block = scores[start:stop].copy()
         if unknown is not None:

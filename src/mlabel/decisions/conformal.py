@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from mlabel._checks import DataError, resolve
+from mlabel._checks import DataError, as_scores, resolve
 from mlabel._files import read_json, to_json, write_atomically
 from mlabel.decisions.calibration import known_classes
 from mlabel.decisions.risk_control import check_open
 from mlabel.labels import LabelSpace
-from mlabel.metrics.ranking import check_probabilities
+from mlabel.metrics.ranking import check_probabilities, refuse_outside
 
 FORMAT = "mlabel.conformal-sets/1"
 SET_METHODS = {
@@ -67,7 +67,8 @@ class ConformalSets:
         Raises:
             ValueError: probabilities out of [0, 1], or of another number of columns.
         """
-        held, _, _ = check_probabilities(probabilities, np.zeros(np.shape(probabilities), dtype=np.uint8), None)
+        held = as_scores(probabilities, "probabilities")
+        refuse_outside(held)
         held = held[:, _span(held.shape[1], self.group, self.space)]
         if held.shape[1] != len(self.limits):
             raise ValueError(f"probabilities have {held.shape[1]} classes, but the sets have {len(self.limits)}")

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from mlabel._checks import as_unknown
+from mlabel._checks import as_scores, as_unknown
 from mlabel.decisions.calibration import _pieces, as_shares
 from mlabel.labels import LabelSpace
 from mlabel.metrics._blocks import block_size, blocks, rows_of
 from mlabel.metrics._ranks import _gather_columns
-from mlabel.metrics.ranking import check_probabilities
+from mlabel.metrics.ranking import refuse_outside
 
 # Shares that move less than this are found.
 _NEAR = 1e-10
@@ -49,7 +49,8 @@ def estimate_priors(
         >>> bool(abs(estimate_priors((likelihood_ratio / (1 + likelihood_ratio))[:, None], [0.5])[0] - 0.1) < 0.02)
         True
     """
-    held, _, _ = check_probabilities(probabilities, np.zeros(np.shape(probabilities), dtype=np.uint8), None)
+    held = as_scores(probabilities, "probabilities")
+    refuse_outside(held)
     num_labels = held.shape[1]
     if space is not None and space.num_labels != num_labels:
         raise ValueError(f"probabilities have {num_labels} columns, but the space has {space.num_labels} labels")

@@ -28,6 +28,8 @@ RISK_SCOPES = {
     "group": "one for each any-of group",
     "label": "one for each label, of its own images",
 }
+# Of a block of rows.
+_ENTRIES = 2**20
 # Everything is decided to hold; nothing is.
 EVERYTHING, NOTHING = 0.0, float(np.inf)
 
@@ -270,8 +272,8 @@ def _mean_false_discoveries(
     """Return the mean over images of the share of wrong ones among what is decided, at each threshold (G,)."""
     total, width = np.zeros(len(grid)), len(grid) + 1
     ascending = grid[::-1]
-    for start, stop in blocks(len(scores), max(1, 2**20 // max(width, scores.shape[1]))):
-        place = np.searchsorted(ascending, scores[start:stop].astype(np.float64), "right")
+    for start, stop in blocks(len(scores), max(1, _ENTRIES // max(width, scores.shape[1]))):
+        place = np.searchsorted(ascending, scores[start:stop], "right")
         place += np.arange(stop - start)[:, None] * width
         rows, columns = rows_of(positives, start, stop)
         right = np.bincount(place[rows, columns], minlength=(stop - start) * width)
@@ -325,7 +327,7 @@ def hoeffding_bentkus(risk: Any, images: int, alpha: float) -> np.ndarray:
     low = np.minimum(mean, alpha)
     with np.errstate(divide="ignore", invalid="ignore"):
         present = np.where(low > 0, low * np.log(low / alpha), 0.0)
-        absent = np.where(low < 1, (1 - low) * np.log((1 - low) / (1 - alpha)), 0.0)
+        absent = (1 - low) * np.log((1 - low) / (1 - alpha))
     # Sums of rounded shares may lie a last digit above a whole number, which is then meant.
     below = np.ceil(images * mean - 1e-9 * np.maximum(images * mean, 1))
     return np.minimum(1.0, np.minimum(np.exp(-images * (present + absent)), np.e * binom.cdf(below, images, alpha)))
@@ -368,7 +370,7 @@ def _tested_labels(
         wrong, total, trivial = (counts[:, None] - right)[:, ::-1], np.broadcast_to(counts[:, None], right.shape), 0.0
         order = ascending
     else:
-        place = np.searchsorted(ascending, scores.astype(np.float64), "right") + np.arange(num_labels) * width
+        place = np.searchsorted(ascending, scores, "right") + np.arange(num_labels) * width
         if unknown is not None:
             place[rows_of(unknown)] = num_labels * width
         decided = np.bincount(place.ravel(), minlength=num_labels * width)[: num_labels * width]
