@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Sequence
 
 from mlabel.cli.data import add_cache, add_doctor
+from mlabel.cli.export import add_export
 from mlabel.cli.models import add_models
 from mlabel.cli.predict import add_predict
 from mlabel.cli.runs import add_calibrate, add_demo, add_evaluate, add_train
@@ -33,6 +34,7 @@ _COMMANDS = (
     add_evaluate,
     add_calibrate,
     add_predict,
+    add_export,
     add_index,
     add_search,
 )

@@ -29,6 +29,8 @@ from mlabel.models import Classifier, from_config
 from mlabel.models.pretrained import list_differences
 
 FORMAT = "mlabel.bundle/1"
+# All that may lie in the folder of one.
+BUNDLE_FILES = ("config.json", "model.safetensors", "thresholds.json", "calibration.json", "selected_tags.csv")
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,13 @@ def _write(
     if calibration is not None:
         levels = calibration.raw_thresholds(levels)  # who reads this file knows the model's own scores only
         calibration.save(folder / "calibration.json")
-    write_synced(folder / "selected_tags.csv", _selected_tags(model.space, counts, levels).encode())
+    write_synced(folder / "selected_tags.csv", selected_tags(model.space, counts, levels).encode())
     if thresholds is not None:
         thresholds.save(folder / "thresholds.json")
 
 
-def _selected_tags(space: LabelSpace, counts: np.ndarray, values: np.ndarray) -> str:
+def selected_tags(space: LabelSpace, counts: np.ndarray, values: np.ndarray) -> str:
+    """Return the text of `selected_tags.csv`, in which the row is the column, for thresholds (L,)."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["tag_id", "name", "category", "count", "best_threshold"])

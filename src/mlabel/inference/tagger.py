@@ -19,7 +19,7 @@ from mlabel._files import to_json
 from mlabel.data import ImageTable, Loader
 from mlabel.decisions import Calibration, Thresholds
 from mlabel.inference.bundle import load_bundle, save_bundle
-from mlabel.labels import LabelSpace, decide
+from mlabel.labels import LabelSpace, decide, threshold_values
 from mlabel.models import Classifier
 from mlabel.taxonomy import Taxonomy
 from mlabel.training import resolve_precision
@@ -100,6 +100,15 @@ class Tagger:
     def space(self) -> LabelSpace:
         """The label space: what each column of scores means."""
         return self.model.space
+
+    @property
+    def levels(self) -> np.ndarray:
+        """The thresholds (L,) on the model's own probabilities; NaN at the columns of exclusive groups.
+
+        Raises:
+            ValueError: decisions are made by a rule that compares the labels of an image, without thresholds.
+        """
+        return threshold_values(self.thresholds, self.space.num_labels, self.space)
 
     @classmethod
     def load(

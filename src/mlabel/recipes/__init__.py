@@ -1,5 +1,6 @@
 """Presets and the whole way of a run: read, split, fit, calibrate, evaluate, bundle, report."""
 
+from mlabel.recipes.card import copy_with_card
 from mlabel.recipes.demo import DEMO, demo
 from mlabel.recipes.evaluation import RunEvaluation
 from mlabel.recipes.recipe import CALIBRATIONS, INIT_BIASES, Recipe
@@ -13,6 +14,7 @@ __all__ = [
     "Recipe",
     "Run",
     "RunEvaluation",
+    "copy_with_card",
     "demo",
     "run",
     "write_evaluation",
