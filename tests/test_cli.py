@@ -416,7 +416,7 @@ def test_training_takes_sampler_mixing_and_smoothing(data: Path, tmp_path: Path)
 
 
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture) -> None:
-    for name in ("demo", "doctor", "train", "evaluate", "calibrate", "predict", "index", "search"):
+    for name in ("demo", "doctor", "train", "evaluate", "calibrate", "predict", "export", "index", "search"):
         with pytest.raises(SystemExit) as exit_:
             main([name, "--help"])
         assert exit_.value.code == 0
@@ -440,3 +440,26 @@ def test_a_recipe_is_checked() -> None:
     recipe = Recipe("mirflickr", "x", train=TrainConfig(epochs=3))
     with pytest.raises(ValueError, match="unknown recipe setting 'bakbone'; did you mean 'backbone'"):
         Recipe.from_dict({**recipe.to_dict(), "bakbone": "resnet18"})
+
+
+def test_a_run_goes_to_the_hub_with_its_card(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    to = tmp_path / "hub"
+    assert main(["evaluate", "--run", str(trained), "--intervals", "50"]) == 0
+    capsys.readouterr()
+    assert main(["export", "--run", str(trained), "--format", "hub", "--to", str(to)]) == 0
+    assert f"wrote {to / 'README.md'}" in capsys.readouterr().out
+    names = {path.name for path in to.iterdir()}
+    assert names == {path.name for path in (trained / "bundle").iterdir()} | {"README.md"}
+    card = (to / "README.md").read_text()
+    figures = json.loads((trained / "report" / "metrics-val.json").read_text())
+    assert re.search(r"\| map \|.*\(0\.\d{4} to [01]\.\d{4}\) \|", card)
+    assert f"{figures['columns']['calibrated']['metrics']['macro_f1']:.4f}" in card
+    assert "20 of 20 images" in card
+    report = trained / "report" / "metrics-val.json"
+    held = report.read_text()
+    try:
+        report.write_text("{}")
+        assert main(["export", "--run", str(trained), "--format", "hub", "--to", str(to)]) == 2
+        assert "measure the run again" in capsys.readouterr().err
+    finally:
+        report.write_text(held)

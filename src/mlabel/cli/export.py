@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlabel.cli._options import add_command
-from mlabel.inference import EXPORT_FORMATS, TOLERANCE, Tagger, export, find_images, push_to_hub
+from mlabel.inference import EXPORT_FORMATS, TOLERANCE, Tagger, export_tagger, find_images, push_to_hub
 from mlabel.recipes import Run, copy_with_card
 
 _CHECKED = 16  # images of a run
@@ -26,7 +26,7 @@ def add_export(commands: Any) -> None:
         "--format",
         choices=[*EXPORT_FORMATS, "hub"],
         default="onnx",
-        help="onnx; wd: onnx as programs for wd-taggers want it; torch: torch.export; hub: the bundle with a model card",
+        help="onnx; wd: onnx for programs that want wd-taggers; torch: torch.export; hub: the bundle with a model card",
     )
     parser.add_argument("--to", required=True, metavar="FOLDER", help="folder to write")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="a larger difference of a score is an error")
@@ -45,7 +45,7 @@ def _export(options: argparse.Namespace) -> None:
         return
     bundle, images = _source(options)
     tagger = Tagger.load(bundle, device="cpu")
-    found = export(tagger, options.to, images, format=options.format, tolerance=options.tolerance)
+    found = export_tagger(tagger, options.to, images, format=options.format, tolerance=options.tolerance)
     size = found.path.stat().st_size / 2**20
     print(f"wrote {found.path}, {size:,.1f} MB")
     print(f"largest difference of a score on {found.images:,} images: {found.difference:.2g}")

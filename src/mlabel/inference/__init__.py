@@ -2,7 +2,7 @@
 
 from mlabel.inference.bulk import BulkPrediction, predict_all
 from mlabel.inference.bundle import Bundle, load_bundle, save_bundle
-from mlabel.inference.export import EXPORT_FORMATS, TOLERANCE, Exported, export
+from mlabel.inference.export import EXPORT_FORMATS, TOLERANCE, Exported, export_tagger
 from mlabel.inference.hub import from_pretrained, push_to_hub, write_model_card
 from mlabel.inference.index import Hit, SearchIndex
 from mlabel.inference.index_build import build_index
@@ -31,7 +31,7 @@ __all__ = [
     "Tagger",
     "build_index",
     "escape_cell",
-    "export",
+    "export_tagger",
     "find_images",
     "from_pretrained",
     "load_bundle",

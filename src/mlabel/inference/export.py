@@ -77,7 +77,7 @@ _WD = _Layout(
 )
 
 
-def export(
+def export_tagger(
     tagger: Tagger,
     folder: str | Path,
     images: Sequence[str | Path],
@@ -115,9 +115,8 @@ def export(
         raise ValueError("at least one image is wanted, to check what was exported")
     height, width = tagger.model.image_size
     if format == "wd" and (height != width or tagger.model.in_channels != 3):
-        raise ValueError(
-            f"wd-taggers take square RGB images; this model has {height} x {width}, {tagger.model.in_channels}"
-        )
+        shape = f"{height} x {width} and {tagger.model.in_channels} channels"
+        raise ValueError(f"programs for wd-taggers give square RGB images; this model takes {shape}")
     pixels = np.stack([_read(tagger, path) for path in images])
     device = next(tagger.model.parameters()).device
     tagger.model.cpu()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from mlabel.inference.bundle import BUNDLE_FILES, load_bundle
 from mlabel.inference.tagger import Tagger
 
 _SHOWN_LABELS = 200
+_REPOSITORY = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
 
 
 def push_to_hub(folder: str | Path, name: str, *, private: bool = True, **options: Any) -> str:
@@ -53,6 +55,8 @@ def from_pretrained(name: str | Path, *, revision: str | None = None, **options:
         if revision is not None:
             raise ValueError(f"{name} is a folder here, which has no revisions; got revision {revision!r}")
         return Tagger.load(name, **options)
+    if not _REPOSITORY.fullmatch(str(name)):
+        raise FileNotFoundError(f"{name} is neither a folder here nor a name on the Hub, such as someone/portraits")
     folder = _hub().snapshot_download(str(name), revision=revision, allow_patterns=list(BUNDLE_FILES))
     return Tagger.load(folder, **options)
 

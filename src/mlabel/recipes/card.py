@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlabel._checks import DataError
 from mlabel._files import new_folder, read_json
 from mlabel.inference import Tagger, write_model_card
 from mlabel.inference.bundle import BUNDLE_FILES
@@ -38,6 +39,7 @@ def copy_with_card(run: Run, folder: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: the run has no bundle, or was not evaluated.
+        DataError: the file of the metrics is not what an evaluation writes.
         FileExistsError: `folder` holds something else.
     """
     source = run.folder / "bundle"
@@ -47,6 +49,10 @@ def copy_with_card(run: Run, folder: str | Path) -> Path:
     if not report.exists():
         raise FileNotFoundError(f"{report} is not there; measure the run by mlabel evaluate --run {run.folder}")
     found = read_json(report)
+    try:
+        data, metrics = _data(run, found), _columns(found)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(f"{report}: not what mlabel evaluate writes ({error!r}); measure the run again") from error
     with new_folder(folder, "config.json", "a bundle") as temporary:
         for name in BUNDLE_FILES:
             if (source / name).is_file():
@@ -55,8 +61,8 @@ def copy_with_card(run: Run, folder: str | Path) -> Path:
             temporary,
             tagger,
             title=f"{run.recipe.backbone} on {Path(run.recipe.data).name}",
-            data=_data(run, found),
-            metrics=_columns(found),
+            data=data,
+            metrics=metrics,
             limits=[*_LIMITS, *_rare(run)],
         )
     return Path(folder) / "README.md"
