@@ -13,10 +13,12 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from scipy.special import expit, logit
 
 from mlabel import DataError, Tagger
 from mlabel.cli import main
-from mlabel.decisions import Thresholds
+from mlabel.data import read_image
+from mlabel.decisions import Calibration, Thresholds
 from mlabel.inference import export_tagger, from_pretrained, hub, push_to_hub, write_model_card
 from mlabel.labels import Group, LabelSpace
 from mlabel.models import create_model
@@ -83,6 +85,22 @@ def test_onnx_carries_names_and_thresholds(tagger: Tagger, paths: list[str], tmp
         ("<b>", "3", "0.7"),
         ("safe", "2", ""),
     ]
+
+
+def test_thresholds_of_a_calibrated_tagger_decide_the_same_on_what_is_exported(
+    tagger: Tagger, paths: list[str], tmp_path: Path
+) -> None:
+    maps = Calibration(5, space=SPACE).offset_by([1.0, -2.0, 0.5, 0.0, 0.0])
+    calibrated = Tagger(tagger.model, tagger.thresholds, calibration=maps)
+    found = export_tagger(calibrated, tmp_path / "to", paths)
+    about = {entry.key: entry.value for entry in onnx.load(found.path).metadata_props}
+    levels = np.array(json.loads(about["thresholds"])[:3])
+    assert levels == pytest.approx(expit(logit(LEVELS[:3]) - [1.0, -2.0, 0.5]))
+    session = onnxruntime.InferenceSession(found.path, providers=["CPUExecutionProvider"])
+    pixels = np.stack([read_image(path, size=(16, 16)).transpose(2, 0, 1) for path in paths])
+    (scores,) = session.run(None, {"images": pixels})
+    decisions = np.stack([each.decisions for each in calibrated.predict(paths)])
+    assert np.array_equal(scores[:, :3] >= levels, decisions[:, :3])
 
 
 def test_programs_for_wd_taggers_get_what_they_want(tagger: Tagger, paths: list[str], tmp_path: Path) -> None:

@@ -103,12 +103,13 @@ class Tagger:
 
     @property
     def levels(self) -> np.ndarray:
-        """The thresholds (L,) on the model's own probabilities; NaN at the columns of exclusive groups.
+        """The thresholds (L,) on the model's own probabilities, before calibration; NaN at exclusive columns.
 
         Raises:
             ValueError: decisions are made by a rule that compares the labels of an image, without thresholds.
         """
-        return threshold_values(self.thresholds, self.space.num_labels, self.space)
+        levels = threshold_values(self.thresholds, self.space.num_labels, self.space)
+        return levels if self.calibration is None else self.calibration.raw_thresholds(levels)
 
     @classmethod
     def load(
