@@ -97,6 +97,11 @@ def test_targets_and_masks_of_any_form_give_the_same_parts(name, masked):
             part: (int(each), torch.int64) for part, (_, each) in wanted.items()
         }
         torch.testing.assert_close(loss(x, targets, mask), loss(x, t, mask))
+        turned = x.t().contiguous().t().requires_grad_()  # the same logits, a column after the other in memory
+        loss(turned, targets, mask).backward()
+        straight = x.clone().requires_grad_()
+        loss(straight, t, mask).backward()
+        torch.testing.assert_close(turned.grad, straight.grad)
     without = t.clone()
     without[torch.from_numpy(csr.toarray() != stored.toarray())] = 0
     if "classes" not in name:
