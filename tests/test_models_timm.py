@@ -96,6 +96,8 @@ def test_places_are_pooled_by_their_mean(form):
     torch.testing.assert_close(copy.deepcopy(network)(images), images.mean((2, 3)))
     assert pool_places(network, network(images)) == 5  # what returns features already stays as it is
     torch.testing.assert_close(network(images), images.mean((2, 3)))
+    program = torch.export.export(nn.Sequential(network), (images,))
+    torch.testing.assert_close(program.module()(images), images.mean((2, 3)))
 
 
 def test_what_computes_with_colours_sees_greyscale_as_grey(tmp_path):
@@ -106,8 +108,10 @@ def test_what_computes_with_colours_sees_greyscale_as_grey(tmp_path):
         assert torch.equal(model.feature_map(images), colour.feature_map(images.repeat(1, 3, 1, 1)))
     save_bundle(tmp_path / "bundle", model)
     again = load_bundle(tmp_path / "bundle").model
+    program = torch.export.export(again, (images,))
     with torch.no_grad():
         assert torch.equal(again(images), model(images))
+        torch.testing.assert_close(program.module()(images), model(images))
 
 
 @pytest.mark.parametrize("name", TINY)
