@@ -117,6 +117,7 @@ def test_lists_of_nothing_are_rows_without_labels():
         assert matrix.nnz == 0
     assert as_matrix([], 3).shape == (0, 3)
     assert as_matrix([[], []]).shape == (2, 1)
+    assert as_matrix([[1], []]).shape == (2, 2)
     assert as_matrix([np.array([1]), np.zeros(0)], 3).toarray().tolist() == [[0, 1, 0], [0, 0, 0]]
 
 
@@ -138,3 +139,35 @@ def test_training_wants_a_reduced_loss():
     space = LabelSpace([Group("tags", ["a", "b"]), Group("more", ["c", "d"])])
     with pytest.raises(ValueError, match=r"^training needs a reduced loss; its reduction is 'none'$"):
         as_loss(Loss(focal, reduction="none"), space)
+
+
+def test_what_is_unknown_may_be_any_target_and_what_is_known_may_not():
+    x, t, known = batch()
+    t = t.float()
+    known[:] = True
+    known[2, 1] = False
+    wanted = Loss(focal)(x, t, known)
+    t[2, 1] = 7.0
+    for targets in (t, t.numpy(), sp.csr_array(t.numpy())):
+        torch.testing.assert_close(Loss(focal)(x, targets, known), wanted)
+    t[3, 2] = -2.0
+    for targets in (t, t.numpy(), sp.csr_array(t.numpy())):
+        with pytest.raises(ValueError, match=r"targets must be in \[0, 1\]; got -2.0 at row 3, column 2"):
+            Loss(focal)(x, targets, known)
+        with pytest.raises(ValueError, match=r"got 7.0 at row 2, column 1"):
+            Loss(focal)(x, targets)
+
+
+def test_weights_are_float32_and_one_a_label():
+    for weight in (np.ones(4), np.ones(4, dtype=np.int64), [1, 1, 1, 1], torch.ones(4, dtype=torch.float64), 1):
+        loss = Loss(focal, weight=weight, pos_weight=weight)
+        assert loss.weight.dtype == loss.pos_weight.dtype == torch.float32
+    with pytest.raises(ValueError, match="weight"):
+        Loss(focal, weight=np.ones((1, 4)))
+    with pytest.raises(ValueError, match=r"^cross_entropy has no positive term to weigh"):
+        Loss(cross_entropy, pos_weight=[1.0, 2.0])
+
+
+def test_logits_that_are_no_tensor_are_named():
+    with pytest.raises(TypeError, match="list"):
+        focal([[0.0]], torch.zeros(1, 1))
