@@ -6,12 +6,15 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mlabel._checks import DataError
+
+MAX_JSON = 2**26  # bytes of a JSON file: a larger one is a slip, or an attempt to use up the memory of who reads it
 
 
 def write_synced(path: Path, content: bytes) -> None:
@@ -80,13 +83,44 @@ def to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
-def read_json(path: str | Path) -> Any:
+def own_file(folder: Path, name: str, *, most: int | None = None) -> Path:
+    """Return the file `name` of a folder that may come from a stranger.
+
+    Where the folder is a snapshot in the Hugging Face Hub's cache, a link to the blobs of its repository is one of its
+    own files.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        DataError: it leads out of the folder, is no file (but a pipe or a device, say), or has more than `most` bytes.
+    """
+    path = folder / name
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    roots = [folder.resolve()]
+    if folder.parent.name == "snapshots":
+        roots.append((folder.parent.parent / "blobs").resolve())
+    if not any(path.resolve().is_relative_to(root) for root in roots):
+        raise DataError(f"{path}: a link that leads out of its folder is not followed")
+    _check_file(path, most)
+    return path
+
+
+def _check_file(path: Path, most: int | None) -> None:
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise DataError(f"{path}: a file was wanted; this is a folder, a pipe or a device")
+    if most is not None and about.st_size > most:
+        raise DataError(f"{path}: at most {most:,} bytes were wanted; got {about.st_size:,}")
+
+
+def read_json(path: str | Path, *, most: int = MAX_JSON) -> Any:
     """Return what the JSON file `path` holds.
 
     Raises:
         FileNotFoundError: there is no such file.
-        DataError: it is not JSON in UTF-8; the message names the file and the place.
+        DataError: it is not JSON in UTF-8, no file, or has more than `most` bytes; the message names file and place.
     """
+    _check_file(Path(path), most)
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:

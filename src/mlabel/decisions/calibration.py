@@ -42,6 +42,7 @@ CALIBRATION_SCOPES = {
     "global": "a map for all any-of labels",
 }
 SHRINKAGE = 10.0
+_MAX_BYTES = 2**28  # of a file: the curves of many labels are long
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +206,7 @@ class Calibration:
             ValueError: it is of another space; the first difference is shown.
         """
         try:
-            loaded = cls.from_dict(read_json(path))
+            loaded = cls.from_dict(read_json(path, most=_MAX_BYTES))
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
         if space is not None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 from torch import nn
 
 from mlabel._checks import DataError
-from mlabel._files import new_folder, read_json, to_json, write_synced
+from mlabel._files import MAX_JSON, new_folder, own_file, read_json, to_json, write_synced
 from mlabel.data.readers.selected_tags import CATEGORIES, read_tag_lines
 from mlabel.decisions import Calibration, Thresholds
 from mlabel.labels import LabelSpace
@@ -144,32 +145,65 @@ def load_bundle(folder: str | Path, *, backbone: nn.Module | None = None) -> Bun
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is not a bundle: there is no config.json in it")
-    config = read_json(folder / "config.json")
+    path = own_file(folder, "config.json")
+    config = read_json(path)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         found = config.get("format") if isinstance(config, dict) else type(config).__name__
-        raise DataError(f"{folder / 'config.json'}: format {FORMAT!r} was wanted; got {found!r}")
+        raise DataError(f"{path}: format {FORMAT!r} was wanted; got {found!r:.80}")
+    if "space" not in config or "model" not in config:
+        raise DataError(f"{path}: 'space' and 'model' were wanted in it")
     space = LabelSpace.from_dict(config["space"])
-    model = from_config(config["model"], space, backbone=backbone)
-    _load_weights(folder / "model.safetensors", model)
-    path = folder / "thresholds.json"
-    thresholds = Thresholds.load(path, space) if path.exists() else None
-    path = folder / "calibration.json"
-    calibration = Calibration.load(path, space) if path.exists() else None
-    counts = _read_counts(folder / "selected_tags.csv", space)
+    model = _load_model(own_file(folder, "model.safetensors"), config["model"], space, backbone)
+    thresholds = calibration = None
+    if (folder / "thresholds.json").exists():
+        thresholds = Thresholds.load(own_file(folder, "thresholds.json"), space)
+    if (folder / "calibration.json").exists():
+        calibration = Calibration.load(own_file(folder, "calibration.json"), space)
+    counts = _read_counts(own_file(folder, "selected_tags.csv", most=MAX_JSON), space)
     return Bundle(model.eval(), thresholds, counts, config.get("notes", {}), calibration)
 
 
-def _load_weights(path: Path, model: Classifier) -> None:
+def _load_model(path: Path, config: Any, space: LabelSpace, backbone: nn.Module | None) -> Classifier:
+    """Return the model with its weights; no memory is taken for weights that are not in the file."""
+    _check_memory(path)
     try:
+        with safetensors.safe_open(path, "pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        if backbone is None:
+            with torch.device("meta"):
+                planned = from_config(config, space)
+            own = {name: tuple(tensor.shape) for name, tensor in planned.state_dict().items()}
+            if own != shapes:
+                raise _misfit(path, _shape_differences(own, shapes))
+        model = from_config(config, space, backbone=backbone)
         tensors = safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
         raise DataError(f"{path}: not a safetensors file: {error}") from error
     differ = list_differences(model, tensors)
     if differ:
-        more = f"; and {len(differ) - 8} more" if len(differ) > 8 else ""
-        shown = "; ".join(differ[:8]) + more
-        raise DataError(f"{path}: the weights do not fit the architecture of config.json: {shown}")
+        raise _misfit(path, differ)
     model.load_state_dict(tensors)
+    return model
+
+
+def _check_memory(path: Path) -> None:
+    """Refuse weights that this machine cannot hold."""
+    size, memory = path.stat().st_size, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory // 2:
+        raise DataError(f"{path}: {size:,} bytes of weights, more than half of this machine's memory ({memory:,})")
+
+
+def _shape_differences(own: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    differ = [f"{name} is missing" for name in own if name not in shapes]
+    differ += [f"{name} is not in the model" for name in shapes if name not in own]
+    both = [name for name in shapes if name in own and own[name] != shapes[name]]
+    return differ + [f"{name} is {shapes[name]} there and {own[name]} in the model" for name in both]
+
+
+def _misfit(path: Path, differ: Sequence[str]) -> DataError:
+    more = f"; and {len(differ) - 8} more" if len(differ) > 8 else ""
+    shown = "; ".join(differ[:8]) + more
+    return DataError(f"{path}: the weights do not fit the architecture of config.json: {shown}")
 
 
 def _read_counts(path: Path, space: LabelSpace) -> np.ndarray:

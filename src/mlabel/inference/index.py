@@ -23,13 +23,15 @@ import numpy as np
 from scipy.special import expit
 
 from mlabel._checks import DataError, check_between, check_positive, suggest, to_numpy
-from mlabel._files import read_json
+from mlabel._files import own_file, read_json
 from mlabel.inference.query import Either, Node, Term, parse_query, terms
 from mlabel.labels import LabelSpace
 
 FORMAT = "mlabel.index/1"
+MAX_NAME = 2**16  # bytes of the name of an image
 SURE = 1e-7  # a score counts as at least this far from 0 and from 1
 _TYPES = {"offsets": "<i8", "images": "<u4", "scores": "<f4", "names": "u1", "name_offsets": "<i8", "features": "<f4"}
+_MAX_IMAGES = 2**32  # what their type can number
 _BLOCK = 2**19  # images that a query looks at together
 _COMPARE: dict[str, Callable[[Any, float], Any]] = {
     ">": np.greater,
@@ -86,7 +88,7 @@ class SearchIndex:
         self.folder = Path(folder)
         if not (self.folder / "index.json").is_file():
             raise FileNotFoundError(f"{folder} is not an index: there is no index.json in it")
-        self._describe(read_json(self.folder / "index.json"))
+        self._describe(read_json(own_file(self.folder, "index.json")))
         shapes: dict[str, tuple[int, ...]] = {
             "offsets": (self.space.num_labels + 1,),
             "images": (self._num_entries,),
@@ -159,7 +161,7 @@ class SearchIndex:
     def name(self, row: int) -> str:
         """Return the name of the image in a row."""
         first, last = self._arrays["name_offsets"][row : row + 2].tolist()
-        if not 0 <= first <= last <= len(self._arrays["names"]):
+        if not 0 <= first <= last <= min(len(self._arrays["names"]), first + MAX_NAME):
             raise DataError(f"{self.folder / 'name_offsets.bin'}: wrong at image {row}")
         try:
             return bytes(self._arrays["names"][first:last]).decode()
@@ -184,13 +186,18 @@ class SearchIndex:
             self.num_images, self._num_entries, self.num_features, self.top = (
                 _whole(about[name]) for name in ("num_images", "num_entries", "num_features", "top")
             )
+            check_between(self.num_images, 1, _MAX_IMAGES, "num_images")
             self.floor = float(about["floor"])
             check_between(self.floor, SURE, 1.0, "floor")
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}: not an index: {error}") from error
 
     def _open(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        return map_array(self.folder / f"{name}.bin", _TYPES[name], shape)
+        try:
+            path = own_file(self.folder, f"{name}.bin")
+        except FileNotFoundError as error:
+            raise DataError(str(error)) from None
+        return map_array(path, _TYPES[name], shape)
 
     def _end(self, name: str) -> int:
         """Return the last of some offsets, which must begin with 0."""
@@ -218,6 +225,8 @@ class SearchIndex:
         if (start, stop) != (0, self.num_images):
             low, high = np.searchsorted(images, [start, stop]).tolist()
             images, first, last = images[low:high], first + low, first + high
+        if last - first > stop - start:  # before anything is read: of an image a label has one score
+            raise DataError(f"{self.folder / 'offsets.bin'}: more entries of label {column} than there are images")
         images, scores = np.asarray(images), np.asarray(self._arrays["scores"][first:last])
         if len(images):
             if images[0] < start or images[-1] >= stop or not (images[1:] > images[:-1]).all():
@@ -322,8 +331,6 @@ def _whole(value: Any) -> int:
 def map_array(path: Path, kind: str, shape: tuple[int, ...]) -> np.ndarray:
     """Return a file as an array, in memory only where it is touched."""
     wanted = int(np.prod(shape, dtype=object)) * np.dtype(kind).itemsize
-    if path.is_symlink() or not path.is_file():
-        raise DataError(f"{path}: a file of {wanted:,} bytes was wanted; there is none")
     if path.stat().st_size != wanted:
         raise DataError(f"{path}: {wanted:,} bytes were wanted; got {path.stat().st_size:,}")
     return np.memmap(path, kind, "r", shape=shape) if wanted else np.zeros(shape, kind)

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from mlabel._checks import as_scores, check_between, check_positive, to_numpy
 from mlabel._files import new_folder, to_json, write_synced
-from mlabel.inference.index import FORMAT, SURE, SearchIndex, map_array, unit_rows
+from mlabel.inference.index import FORMAT, MAX_NAME, SURE, SearchIndex, map_array, unit_rows
 from mlabel.labels import LabelSpace
 
 TOP, FLOOR = 64, 0.001
@@ -108,6 +108,9 @@ class _Writer:
 
     def _add_names(self, names: Sequence[str]) -> None:
         encoded = [str(name).encode() for name in names]
+        longest = max(map(len, encoded), default=0)
+        if longest > MAX_NAME:
+            raise ValueError(f"the name of an image may have {MAX_NAME:,} bytes; got one of {longest:,}")
         ends = self.num_names_bytes + np.cumsum([len(each) for each in encoded], dtype="<i8")
         self.files["names"].write(b"".join(encoded))
         self.files["name_offsets"].write(ends.astype("<i8").tobytes())

@@ -19,6 +19,7 @@ from mlabel.labels import Group, LabelSpace
 # How the files of a folder are told from others; what they really hold is found when they are read.
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
+_MAX_GROUP = 2**28  # bytes, unpacked, of a group of rows in Parquet
 _BATCH = 1024  # images whose scores are read together
 
 
@@ -151,7 +152,8 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path, thrift_string_size_limit=2**26, thrift_container_size_limit=2**20) as file:
+            _check_groups(path, file.metadata)
             number = 0
             for batch in file.iter_batches(_BATCH, columns=["image", "scored", "scores"]):
                 for row in batch.to_pylist():
@@ -161,6 +163,14 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: not a file of predictions: {error}") from error
+
+
+def _check_groups(path: Path, about: Any) -> None:
+    """Refuse a file whose groups of rows, of which one is unpacked at a time, are larger than memory should bear."""
+    for place in range(about.num_row_groups):
+        size = about.row_group(place).total_byte_size
+        if size > _MAX_GROUP:
+            raise DataError(f"{path}: row group {place} unpacks to {size:,} bytes; at most {_MAX_GROUP:,} were wanted")
 
 
 _READERS = {".jsonl": _read_lines, ".parquet": _read_parquet}

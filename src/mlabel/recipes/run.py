@@ -119,9 +119,12 @@ class Run:
         if not path.is_file():
             raise FileNotFoundError(f"{folder} is not a run: there is no config.json in it")
         config = read_json(path)
-        if not {"recipe", "model"} <= set(config):
+        if not isinstance(config, dict) or not {"recipe", "model"} <= set(config):
             raise DataError(f"{path}: it has no recipe and model; this run was not begun by `mlabel train`")
-        recipe = Recipe.from_dict(config["recipe"])
+        try:
+            recipe = Recipe.from_dict(config["recipe"])
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise DataError(f"{path}: not the recipe of a run: {error}") from error
         model = from_config(config["model"], LabelSpace.load(folder / "labels.json"))
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         last = recipe.train.memory_format == "channels_last"
