@@ -245,3 +245,18 @@ def test_the_command_checks_the_export(
     ):
         assert main(["export", "--to", str(tmp_path / "x"), *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_snapshot_of_the_hubs_cache_may_link_to_its_blobs_and_nowhere_else(tagger: Tagger, tmp_path: Path) -> None:
+    blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "0123"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, path in enumerate(tagger.save(tmp_path / "bundle").iterdir()):
+        path.rename(blobs / str(number))
+        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    assert from_pretrained(snapshot, device="cpu").space == SPACE
+    (snapshot / "thresholds.json").unlink()
+    (snapshot / "thresholds.json").symlink_to(tmp_path / "models--a--b" / "elsewhere.json")
+    (tmp_path / "models--a--b" / "elsewhere.json").write_text("{}")
+    with pytest.raises(DataError, match=r"thresholds\.json: a link that leads out of its folder"):
+        from_pretrained(snapshot, device="cpu")
