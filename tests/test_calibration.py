@@ -609,6 +609,32 @@ def test_a_damaged_file_is_told_what_is_wrong(change: Callable, message: str) ->
         Calibration.from_dict(json.loads(saved(change)))
 
 
+def test_slopes_are_checked_and_cannot_be_changed() -> None:
+    step = fit_calibration(*mixed(30)[:2]).steps[0]
+    for name in ("low", "high", "offset"):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(step, name)[0] = 1.0
+    data = Calibration(2).offset_by([1.0, 2.0]).to_dict()
+    data["steps"][0]["high"] = [1.0, -0.5]
+    with pytest.raises(DataError, match=r"slopes of a calibration must be 0 or more; got -0\.5"):
+        Calibration.from_dict(data)
+
+
+def test_curves_of_many_knots_are_read_back() -> None:
+    logits, targets, _ = mixed(3000)
+    fitted = fit_calibration(logits, targets, "isotonic", space=SPACE)
+    assert fitted.steps[0].starts[-1] > 300
+    again = Calibration.from_dict(json.loads(json.dumps(fitted.to_dict())))
+    assert np.array_equal(again.apply(logits), fitted.apply(logits))
+
+
+def test_probabilities_that_say_nothing_leave_a_prior_as_it_is() -> None:
+    probabilities = np.stack([np.full(20, 0.3), np.linspace(0.1, 0.9, 20)], axis=1)
+    found = estimate_priors(probabilities, [0.3, 0.3])
+    assert found[0] == 0.3
+    assert found[1] > 0.4
+
+
 def test_raw_thresholds_decide_alike() -> None:
     logits, targets, _ = mixed(200)
     for method in CALIBRATION_METHODS:
