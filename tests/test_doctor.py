@@ -328,7 +328,7 @@ def test_a_sample_is_shown_as_the_loader_gives_it(
     on_disk: list[str], tmp_path: Path, augment: str, capsys: pytest.CaptureFixture
 ) -> None:
     target = tmp_path / "sheet.png"
-    size = ["--image-size", "100", "--augment", augment, "--seed", "3", "--epochs", "2-4"]
+    size = ["--image-size", "100", "--augment", augment, "--seed", "3", "--show-epochs", "2-4"]
     assert main(["doctor", *on_disk, "--show-augmented", "4", *size, "--to", str(target)]) == 0
     assert capsys.readouterr().out == "4: b, a\n"
     sheet = np.asarray(Image.open(target))
@@ -345,8 +345,8 @@ def test_a_sample_that_is_not_there_and_epochs_that_are_none(on_disk: list[str],
     assert main(["doctor", *on_disk, "--show-augmented", "33"]) == 2
     assert "none of the 20 images has the id '33'; the nearest are 3" in capsys.readouterr().err
     for epochs in ("7-3", "a", "-1", "1-"):
-        assert main(["doctor", *on_disk, "--show-augmented", "3", f"--epochs={epochs}"]) == 2
-        assert "--epochs wants a number or FIRST-LAST" in capsys.readouterr().err
+        assert main(["doctor", *on_disk, "--show-augmented", "3", f"--show-epochs={epochs}"]) == 2
+        assert "--show-epochs wants a number or FIRST-LAST" in capsys.readouterr().err
 
 
 def test_small_images_are_enlarged_by_whole_pixels(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_the_command_lists_and_keeps_its_counts(cache, capsys, monkeypatch):
     kept = json.loads(cache.read_text())["sizes"]
     assert kept["cnn4_maxpool 224"] == [512, 2486080, 739082240]
     monkeypatch.setattr("mlabel.cli.models.measure_backbone", lambda *args, **named: pytest.fail("counted again"))
-    assert main(["models", "4_max", "--json"]) == 0
+    assert main(["models", "4_max", "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == [
         {
             "name": "cnn4_maxpool",
@@ -108,9 +108,9 @@ def test_slips_are_answered(cache, capsys):
 
 
 def test_heads_and_timm_are_listed(cache, capsys):
-    assert main(["models", "--heads", "--labels", "50"]) == 0
+    assert main(["models", "--heads", "--num-labels", "50"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:7]] == list(HEADS)
-    assert main(["models", "--heads", "--json"]) == 0
+    assert main(["models", "--heads", "--format", "json"]) == 0
     assert [head["name"] for head in json.loads(capsys.readouterr().out)] == list(HEADS)
     pytest.importorskip("timm")
     assert main(["models", "timm/resnet10t"]) == 0

@@ -492,7 +492,7 @@ def test_predictions_are_indexed_by_the_command(
         (["search", "--index", "INDEX"], "a query or --like IMAGE is wanted"),
         (["search", "--index", "INDEX", "cat", "--like", "x"], "a query or --like IMAGE is wanted"),
         (["search", "--index", "INDEX", "--like", "x"], "--like wants --bundle"),
-        (["search", "--index", "INDEX", "cat", "--page", "PAGE", "--images", "PAGE"], "does not lie in"),
+        (["search", "--index", "INDEX", "cat", "--page", "PAGE", "--images-in", "PAGE"], "does not lie in"),
     ],
 )
 def test_wrong_commands_are_one_line(

@@ -594,7 +594,7 @@ def test_the_command_writes_verifies_and_reads(tmp_path, capsys):
     (images / "list.csv").write_text("image,tags\n" + "".join(rows))
     options = ["--reader", "csv", "--data", str(images / "list.csv"), "--to", str(tmp_path / "s"), "--limit", "20"]
     options += ["--reader-option", "tags_column=tags", "--reader-option", 'separator=" "', "--labels", "cat"]
-    options += ["--shard-mb", "0.04", "--shuffle", "3"]
+    options += ["--shard-mb", "0.04", "--shuffle", "--seed", "3"]
     assert main(["shard", *options]) == 0
     out = capsys.readouterr().out
     assert "20 images in 2 tars" in out

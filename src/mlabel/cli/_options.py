@@ -7,12 +7,13 @@ import dataclasses
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from mlabel.cli._config import PAIRS, Listing, add_config
 from mlabel.data import MIXES, READERS, SAMPLERS
 from mlabel.decisions import CALIBRATION_SCOPES, OBJECTIVES, SCOPES
 from mlabel.losses import EXCLUSIVE_NAMES
@@ -33,6 +34,7 @@ from mlabel.training import (
     TF32,
     UNFREEZE,
     WEIGHT_DECAY_ON,
+    TrainConfig,
 )
 from mlabel.weights import SCHEMES
 
@@ -73,6 +75,14 @@ _READER_OPTIONS = {
 }
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but for those that only say that nothing was chosen."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        empty = action.default is None or action.default is False or action.default in ((), [])
+        return action.help if empty else super()._get_help_string(action)
+
+
 def add_command(
     commands: Any, name: str, command: Callable[[Any], int | None], *, example: str
 ) -> argparse.ArgumentParser:
@@ -83,19 +93,70 @@ def add_command(
         help=text.splitlines()[0],
         description=text,
         epilog=f"example: {example}",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     parser.add_argument("--verbose", action="store_true", help="say more on stderr, and show a table of every label")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_config(parser)
     parser.set_defaults(command=command)
     return parser
+
+
+def add_run(parser: argparse.ArgumentParser, *, default: str | None = None, required: bool = True) -> None:
+    """Add `--run`, by its long name too: torchrun takes --run for an abbreviation of options of its own."""
+    parser.add_argument(
+        "--run",
+        "--run-dir",
+        dest="run",
+        required=required and default is None,
+        default=default,
+        metavar="FOLDER",
+        help="folder of the run",
+    )
+
+
+def add_bundle(parser: argparse.ArgumentParser, text: str, *, required: bool = False) -> None:
+    """Add `--bundle`; `text` says what it is for."""
+    parser.add_argument("--bundle", required=required, metavar="FOLDER", help=f"folder of a bundle{text}")
+
+
+def add_limit(parser: argparse.ArgumentParser, what: str = "look at this many images only") -> None:
+    """Add `--limit`."""
+    parser.add_argument("--limit", type=int, help=what)
+
+
+def add_seed(parser: argparse._ActionsContainer, of: str) -> None:
+    """Add `--seed`."""
+    parser.add_argument("--seed", type=int, default=TrainConfig.seed, help=of)
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """Add `--format` of what is printed."""
+    parser.add_argument("--format", choices=["text", "json"], default="text", help="of what is printed")
+
+
+def add_min_score(parser: argparse.ArgumentParser, default: float | None, done: str) -> None:
+    """Add `--min-score`; `done` says what happens to the scores."""
+    parser.add_argument("--min-score", type=float, default=default, help=f"the lowest score that is {done}")
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Add `--num-workers`."""
+    parser.add_argument("--num-workers", type=int, default=TrainConfig.num_workers, help="processes that decode images")
+
+
+def add_images(parser: argparse._ActionsContainer) -> None:
+    """Add the options of images as training sees them."""
+    parser.add_argument("--image-size", type=int, default=Recipe.image_size, help="as in `mlabel train`")
+    parser.add_argument("--in-channels", type=int, default=Recipe.in_channels, help="as in `mlabel train`")
+    parser.add_argument("--augment", default=TrainConfig.augment, help="as in `mlabel train`")
 
 
 def add_dataset(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add the options that say which annotated images a command works on; see `dataset_recipe`."""
     parser.add_argument("--reader", required=required, choices=list(READERS), help="reader of the annotations")
     parser.add_argument("--data", required=required, help="the folder or file that it reads")
-    parser.add_argument("--limit", type=int, help="look at this many images only")
+    add_limit(parser)
     add_labels(parser)
     add_reader_options(parser)
 
@@ -127,21 +188,25 @@ def reader_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def add_pairs(parser: argparse.ArgumentParser, of: str) -> None:
     """Add an option that may be given many times as NAME=VALUE."""
-    parser.add_argument(
-        f"--{of}-option", action="append", default=[], metavar="NAME=VALUE", help=f"a further one of the {of}"
-    )
+    parser.add_argument(f"--{of}-option", action="append", default=[], metavar=PAIRS, help=f"a further one of the {of}")
 
 
-def pairs_of(given: Sequence[str], flag: str) -> dict[str, Any]:
-    """Return NAME=VALUE texts as a dictionary; a value that is JSON is what it says, any other is text."""
-    pairs = {}
+def pairs_of(given: Sequence[str | Mapping[str, Any]], flag: str) -> dict[str, Any]:
+    """Return NAME=VALUE texts as a dictionary; a value that is JSON is what it says, any other is text.
+
+    Those of a file come first, as a dictionary.
+    """
+    pairs: dict[str, Any] = {}
     for text in given:
+        if isinstance(text, Mapping):
+            pairs.update(text)
+            continue
         name, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"{flag} wants NAME=VALUE; got {text!r}")
         try:
             pairs[name] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             pairs[name] = value
     return pairs
 
@@ -150,15 +215,16 @@ def add_labels(parser: argparse.ArgumentParser) -> None:
     """Add `--labels`; see `label_names`."""
     parser.add_argument(
         "--labels",
+        type=Listing(str, keep_text=True),
         metavar="FILE_OR_LIST",
         help="labels to use: names separated by commas, or a file with one name a line; all, if not given",
     )
 
 
-def label_names(text: str | None) -> list[str] | None:
+def label_names(text: str | Sequence[str] | None) -> list[str] | None:
     """Return the names in a file or a list; None where neither is given."""
-    if text is None:
-        return None
+    if text is None or not isinstance(text, str):
+        return None if text is None else list(text)
     if os.path.isfile(text):
         names = Path(text).read_text(encoding="utf-8-sig").split("\n")
     elif text.endswith(".txt"):
@@ -188,7 +254,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def add_scoring(parser: argparse.ArgumentParser) -> None:
     """Add the options of a pass over images with a trained model."""
     parser.add_argument("--batch-size", type=int, default=32, help="images of one forward pass")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that decode images")
+    add_workers(parser)
 
 
 def add_bad(parser: argparse.ArgumentParser, *, listed: str = "on stderr") -> None:
@@ -234,13 +300,8 @@ def _argument_texts(kind: type) -> dict[str, str]:
 
 
 def _type_of(annotation: str) -> Callable[[str], Any]:
-    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str, "tuple[int, ...]": _whole_numbers}
+    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str, "tuple[int, ...]": Listing(int)}
     return kinds[annotation.removesuffix(" | None")]
-
-
-def _whole_numbers(text: str) -> tuple[int, ...]:
-    """Return the numbers of a text such as `64,96`."""
-    return tuple(int(number) for number in text.split(","))
 
 
 def flag_of(name: str) -> str:

@@ -12,13 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from mlabel._files import to_json
-from mlabel.cli._options import add_command, add_dataset, dataset_recipe, progress
+from mlabel.cli._options import (
+    add_bad,
+    add_command,
+    add_dataset,
+    add_format,
+    add_images,
+    add_seed,
+    add_workers,
+    dataset_recipe,
+    progress,
+)
 from mlabel.data import ImageDataset, ImageTable, SplitReport, build_cache, examine, read_taxonomy, survey_images
-from mlabel.recipes import Recipe
 from mlabel.recipes.run import read_table
 from mlabel.report import plot_augmented, write_diagnosis
 from mlabel.taxonomy import Taxonomy
-from mlabel.training import TrainConfig
 
 _NEIGHBOURS = 5000  # ids in whose midst the nearest to a wrong one is looked for
 
@@ -33,12 +41,9 @@ def add_cache(commands: Any) -> None:
     )
     add_dataset(parser)
     parser.add_argument("--to", required=True, metavar="FOLDER", help="folder of the cache")
-    parser.add_argument("--image-size", type=int, default=Recipe.image_size, help="as in `mlabel train`")
-    parser.add_argument("--in-channels", type=int, default=Recipe.in_channels, help="as in `mlabel train`")
-    parser.add_argument("--augment", default=TrainConfig.augment, help="as in `mlabel train`")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that decode images")
-    parser.add_argument("--on-bad", choices=["error", "skip"], default="error", help="what an unreadable image does")
-    parser.add_argument("--max-bad", type=float, default=0.001, help="share of bad images at which skipping ends")
+    add_images(parser)
+    add_workers(parser)
+    add_bad(parser, listed="in the cache")
 
 
 def _cache(options: argparse.Namespace) -> None:
@@ -69,9 +74,9 @@ def add_doctor(commands: Any) -> None:
     add_dataset(parser)
     parser.add_argument("--expected-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the images")
     parser.add_argument("--min-positives", type=int, default=5, help="fewer in a part are a warning")
-    parser.add_argument("--distance", type=int, default=4, help="bits of 64 in which near-duplicates may differ")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that read images")
-    parser.add_argument("--format", choices=["text", "json"], default="text", help="of what is printed")
+    parser.add_argument("--duplicates", type=int, default=4, help="bits of 64 in which near-duplicates may differ")
+    add_workers(parser)
+    add_format(parser)
     parser.add_argument("--page", metavar="FOLDER", help="write a page with plots into this folder")
     parser.add_argument("--no-images", action="store_true", help="look at labels and parts only")
     parser.add_argument(
@@ -85,11 +90,9 @@ def add_doctor(commands: Any) -> None:
 def _add_augmented(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("one sample as training sees it, in the place of a diagnosis")
     group.add_argument("--show-augmented", metavar="ID", help="the sample, by its id")
-    group.add_argument("--augment", default=TrainConfig.augment, help="as in `mlabel train`")
-    group.add_argument("--image-size", type=int, default=Recipe.image_size, help="as in `mlabel train`")
-    group.add_argument("--in-channels", type=int, default=Recipe.in_channels, help="as in `mlabel train`")
-    group.add_argument("--seed", type=int, default=TrainConfig.seed, help="as in `mlabel train`")
-    group.add_argument("--epochs", default="0-7", metavar="FIRST-LAST", help="which ones; they count from 0")
+    add_images(group)
+    add_seed(group, "as in `mlabel train`")
+    group.add_argument("--show-epochs", default="0-7", metavar="FIRST-LAST", help="which ones; they count from 0")
     group.add_argument("--to", metavar="FILE.png", default="augmented.png", help="the picture to write")
 
 
@@ -111,7 +114,7 @@ def _doctor(options: argparse.Namespace) -> int:
         surveys,
         expected_size=None if options.expected_size is None else tuple(options.expected_size),
         min_positives=options.min_positives,
-        distance=options.distance,
+        distance=options.duplicates,
         taxonomy=_taxonomy(options, table),
     )
     split = SplitReport.of_parts(parts)
@@ -139,10 +142,10 @@ def _taxonomy(options: argparse.Namespace, table: ImageTable) -> Taxonomy | None
 
 def _show_augmented(table: ImageTable, options: argparse.Namespace) -> None:
     """Draw a sample in some epochs, and print its labels."""
-    given = re.fullmatch(r"(\d+)(?:-(\d+))?", options.epochs)
+    given = re.fullmatch(r"(\d+)(?:-(\d+))?", options.show_epochs)
     first, last = (int(given[1]), int(given[2] or given[1])) if given else (0, -1)
     if first > last:
-        raise ValueError(f"--epochs wants a number or FIRST-LAST, such as 0-7; got {options.epochs!r}")
+        raise ValueError(f"--show-epochs wants a number or FIRST-LAST, such as 0-7; got {options.show_epochs!r}")
     row = _row_of(table, options.show_augmented)
     dataset = ImageDataset(
         table,

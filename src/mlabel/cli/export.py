@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlabel.cli._options import add_command
+from mlabel.cli._options import add_bundle, add_command, add_run
 from mlabel.inference import EXPORT_FORMATS, TOLERANCE, Tagger, export_tagger, find_images, push_to_hub
 from mlabel.recipes import Run, copy_with_card
 
@@ -20,8 +20,8 @@ def add_export(commands: Any) -> None:
         commands, "export", _export, example="mlabel export --run runs/m --format onnx --to exported/m"
     )
     parser.add_argument("images", nargs="*", metavar="IMAGE_OR_FOLDER", help="with --bundle, images to check it on")
-    parser.add_argument("--run", help="folder of the run, whose images it is checked on")
-    parser.add_argument("--bundle", help="folder of a bundle, in the place of a run")
+    add_run(parser, required=False)
+    add_bundle(parser, ", in the place of a run")
     parser.add_argument(
         "--format",
         choices=[*EXPORT_FORMATS, "hub"],
@@ -30,7 +30,7 @@ def add_export(commands: Any) -> None:
     )
     parser.add_argument("--to", required=True, metavar="FOLDER", help="folder to write")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="a larger difference of a score is an error")
-    parser.add_argument("--limit", type=int, default=_CHECKED, help="check it on this many images")
+    parser.add_argument("--limit", type=int, default=_CHECKED, help="check it on this many images only")
     parser.add_argument("--push", metavar="NAME", help="with hub, upload it to this repository of the Hugging Face Hub")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from mlabel._checks import DataError, suggest
 from mlabel._files import read_json, to_json, write_atomically
-from mlabel.cli._options import add_command
+from mlabel.cli._options import add_command, add_format
 from mlabel.models import ModelSize, list_models, list_timm_models, measure_backbone, measure_heads
 
 _LINE = "{:<46} {:>8} {:>14} {:>14}"
@@ -28,10 +28,10 @@ def add_models(commands: Any) -> None:
         "pattern", nargs="?", help="a part of the names, or a pattern with * and ?; begins with timm for those of timm"
     )
     parser.add_argument("--image-size", type=int, default=224, help="side for which multiply-adds are counted")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_format(parser)
     parser.add_argument("--heads", action="store_true", help="list the heads instead, with their memory")
-    parser.add_argument("--labels", type=int, default=1000, dest="num_labels", help="with --heads: labels")
-    parser.add_argument("--features", type=int, default=2048, help="with --heads: features of the backbone")
+    parser.add_argument("--num-labels", type=int, default=1000, help="with --heads: labels")
+    parser.add_argument("--num-features", type=int, default=2048, help="with --heads: features of the backbone")
     parser.add_argument("--hidden", type=int, default=512, help="with --heads: units, width or rank of the head")
 
 
@@ -45,7 +45,7 @@ def _models(options: argparse.Namespace) -> None:
         return
     names = _find(options.pattern)
     sizes = _measure(names, options.image_size)
-    if options.json:
+    if options.format == "json":
         print(json.dumps([dataclasses.asdict(size) for size in sizes], indent=1))
         return
     print(_LINE.format("backbone", "features", "parameters", "multiply-adds"))
@@ -58,15 +58,15 @@ def _models(options: argparse.Namespace) -> None:
 
 
 def _print_heads(options: argparse.Namespace) -> None:
-    sizes = measure_heads(options.num_labels, options.features, hidden=options.hidden)
-    if options.json:
+    sizes = measure_heads(options.num_labels, options.num_features, hidden=options.hidden)
+    if options.format == "json":
         print(json.dumps([dataclasses.asdict(size) for size in sizes], indent=1))
         return
     print(_LINE.format("head", "", "parameters", "in training"))
     for size in sizes:
         counts = (f"{size.parameters / 1e6:,.2f} M", f"{size.training_bytes / 2**20:,.0f} MiB")
         print(_LINE.format(size.name, "", *counts))
-    shape = f"{options.num_labels:,} labels in one group, {options.features:,} features, hidden {options.hidden}"
+    shape = f"{options.num_labels:,} labels in one group, {options.num_features:,} features, hidden {options.hidden}"
     print(f"\n{shape}; in training: weights, gradient and Adam's moments, float32")
 
 

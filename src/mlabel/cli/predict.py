@@ -16,9 +16,11 @@ import torch
 
 from mlabel.cli._options import (
     add_bad,
+    add_bundle,
     add_command,
     add_dataset,
     add_device,
+    add_min_score,
     add_scoring,
     dataset_recipe,
     progress,
@@ -49,11 +51,11 @@ def add_predict(commands: Any) -> None:
     parser.add_argument("--list", metavar="FILE", help="a file with the path of an image on each line; - is stdin")
     add_dataset(parser, required=False)
     parser.add_argument("--cache", metavar="FOLDER", help="with --reader, take the images from this cache")
-    parser.add_argument("--bundle", required=True, help="folder of the bundle")
+    add_bundle(parser, ", which labels them", required=True)
     parser.add_argument("--format", choices=list(FORMATS), default="tsv", help="of the predictions")
     parser.add_argument("--to", metavar="FILE_OR_FOLDER", help="file to write; stdout, if not given")
     parser.add_argument("--top", type=int, help="write so many scores of an image, the highest")
-    parser.add_argument("--above", type=float, help="write scores from this one on")
+    add_min_score(parser, None, "written; without it and --top, decisions are")
     parser.add_argument("--threshold", type=float, help="in the place of the bundle's thresholds")
     parser.add_argument("--taxonomy", metavar="FILE", help="what labels imply, as Taxonomy.save writes it")
     add_scoring(parser)
@@ -148,7 +150,7 @@ def _predict_into_one(tagger: Tagger, images: list[str] | ImageTable, options: a
     if options.images == ["-"]:
         stream = (replace(each, path="-") for each in stream)
     shown = progress(stream, len(images), "predicting")
-    kept = {"top": options.top, "above": options.above, "for_spreadsheet": options.for_spreadsheet}
+    kept = {"top": options.top, "above": options.min_score, "for_spreadsheet": options.for_spreadsheet}
     try:
         with _target(options) as file:
             number = write_predictions(file, shown, space=tagger.space, format=options.format, **kept)
@@ -166,7 +168,7 @@ def _predict_into_parts(tagger: Tagger, images: list[str] | ImageTable, options:
         options.to,
         format=options.format,
         top=options.top,
-        above=options.above,
+        above=options.min_score,
         threshold=options.threshold,
         for_spreadsheet=options.for_spreadsheet,
         part_size=options.part_size,

@@ -8,14 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mlabel.cli._config import Listing
 from mlabel.cli._options import (
     add_command,
     add_device,
     add_fields,
     add_labels,
+    add_limit,
     add_pairs,
     add_part,
     add_reader_options,
+    add_run,
+    add_seed,
     add_threshold,
     label_names,
     pairs_of,
@@ -34,9 +38,9 @@ _PAIRED = {"reader_options", "head_options", "loss_options", "objective_options"
 def add_demo(commands: Any) -> None:
     """Add `mlabel demo`."""
     parser = add_command(commands, "demo", _demo, example="mlabel demo --run runs/demo")
-    parser.add_argument("--run", default="runs/demo", help="folder of the run")
-    parser.add_argument("--seed", type=int, default=0, help="of scenes and training")
-    parser.add_argument("--limit", type=int, help="use this many scenes only")
+    add_run(parser, default="runs/demo")
+    add_seed(parser, "of scenes and training")
+    add_limit(parser, "use this many scenes only")
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -56,8 +60,7 @@ def add_train(commands: Any) -> None:
         _train,
         example="mlabel train --reader mirflickr --data mirflickr14 --backbone resnet18 --loss asymmetric --run runs/m",
     )
-    # torchrun takes --run for an abbreviation of options of its own.
-    parser.add_argument("--run", "--run-dir", dest="run", required=True, help="folder of the run")
+    add_run(parser)
     parser.add_argument("--resume", help="auto: go on with the run of the folder, or begin; or a checkpoint's folder")
     parser.add_argument(
         "--allow-changed-data",
@@ -112,15 +115,15 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 def add_evaluate(commands: Any) -> None:
     """Add `mlabel evaluate`."""
     parser = add_command(commands, "evaluate", _evaluate, example="mlabel evaluate --run runs/m --part test")
-    parser.add_argument("--run", required=True, help="folder of the run")
+    add_run(parser)
     add_part(parser)
     add_device(parser)
     add_threshold(parser)
-    parser.add_argument("--limit", type=int, help="score this many images of the part only")
+    add_limit(parser, "score this many images of the part only")
     parser.add_argument(
         "--include",
-        type=lambda text: [name.strip() for name in text.split(",") if name.strip()],
-        default=[],
+        type=Listing(str),
+        default=(),
         metavar="NAME[,NAME]",
         help="metrics to measure besides, such as macro_mcc,micro_ece,ndcg_at_5",
     )
@@ -154,7 +157,7 @@ def add_calibrate(commands: Any) -> None:
         _calibrate,
         example="mlabel calibrate --run runs/m --objective precision_floor --objective-option floor=0.9 --scope group",
     )
-    parser.add_argument("--run", required=True, help="folder of the run")
+    add_run(parser)
     parser.add_argument("--objective", choices=list(OBJECTIVES), help="what to fit for; the run's, if not given")
     add_pairs(parser, "objective")
     parser.add_argument("--scope", choices=list(SCOPES), help="what has its own threshold; the run's, if not given")
@@ -163,7 +166,7 @@ def add_calibrate(commands: Any) -> None:
         choices=list(CALIBRATIONS),
         help="what makes scores probabilities, before thresholds are fitted to them; the run's, if not given",
     )
-    parser.add_argument("--limit", type=int, help="fit on this many images of the validation part only")
+    add_limit(parser, "fit on this many images of the validation part only")
     add_device(parser)
 
 

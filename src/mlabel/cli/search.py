@@ -11,7 +11,17 @@ from typing import Any
 
 from mlabel._checks import DataError
 from mlabel._files import to_json
-from mlabel.cli._options import add_bad, add_command, add_device, add_scoring, progress
+from mlabel.cli._options import (
+    add_bad,
+    add_bundle,
+    add_command,
+    add_device,
+    add_format,
+    add_limit,
+    add_min_score,
+    add_scoring,
+    progress,
+)
 from mlabel.inference import Hit, SearchIndex, Tagger, build_index, find_images, read_predictions
 from mlabel.inference.index_build import FLOOR, TOP
 from mlabel.report import Tile, write_gallery
@@ -26,15 +36,15 @@ def add_index(commands: Any) -> None:
         example="mlabel index --bundle runs/c/bundle celeba/images --with-features --to faces",
     )
     parser.add_argument("images", nargs="*", metavar="IMAGE_OR_FOLDER", help="images, or folders of images")
-    parser.add_argument("--bundle", help="folder of the bundle that scores them")
+    add_bundle(parser, ", which scores them")
     parser.add_argument(
         "--predictions", metavar="FILE.jsonl", help="scores that `mlabel predict` wrote, in their place"
     )
     parser.add_argument("--to", required=True, metavar="FOLDER", help="folder of the index")
     parser.add_argument("--top", type=int, default=TOP, help="scores kept of an image, the highest")
-    parser.add_argument("--floor", type=float, default=FLOOR, help="the lowest score kept")
+    add_min_score(parser, FLOOR, "kept")
     parser.add_argument("--with-features", action="store_true", help="keep features too, for `mlabel search --like`")
-    parser.add_argument("--limit", type=int, help="index this many images only")
+    add_limit(parser, "index this many images only")
     add_scoring(parser)
     add_bad(parser)
     add_device(parser)
@@ -46,7 +56,7 @@ def _index(options: argparse.Namespace) -> None:
         if options.images or options.bundle is not None or options.with_features:
             raise ValueError("--predictions stands for scores that are there: no images, --bundle or --with-features")
         space, batches = read_predictions(options.predictions)
-        index = build_index(options.to, space, batches, top=options.top, floor=options.floor)
+        index = build_index(options.to, space, batches, top=options.top, floor=options.min_score)
     else:
         index = _index_images(options)
     size = sum(path.stat().st_size for path in index.folder.iterdir())
@@ -71,7 +81,7 @@ def _index_images(options: argparse.Namespace) -> SearchIndex:
     )
     shown = progress(scored, -(-len(images) // options.batch_size), "indexing")
     batches = ((each.paths, each.scores, each.features) for each in shown)
-    index = build_index(options.to, tagger.space, batches, top=options.top, floor=options.floor)
+    index = build_index(options.to, tagger.space, batches, top=options.top, floor=options.min_score)
     for path, reason in bad:
         print(f"skipped {path}: {reason}", file=sys.stderr)
     return index
@@ -85,13 +95,13 @@ def add_search(commands: Any) -> None:
     parser.add_argument("query", nargs="?", help='such as: cat AND (indoors OR "long hair")^2 NOT dog>0.3')
     parser.add_argument("--index", required=True, metavar="FOLDER", help="folder of the index")
     parser.add_argument("--top", type=int, default=20, help="how many images at most")
-    parser.add_argument("--min-score", type=float, default=0.0, help="the lowest score of an image that is shown")
+    add_min_score(parser, 0.0, "shown")
     parser.add_argument("--like", metavar="IMAGE", help="images like this one, in the place of a query; wants --bundle")
-    parser.add_argument("--bundle", help="folder of the bundle that the index was made with, for --like")
-    parser.add_argument("--format", choices=["text", "json"], default="text", help="of what is printed")
+    add_bundle(parser, ", with --like: that which the index was made with")
+    add_format(parser)
     parser.add_argument("--page", metavar="FOLDER", help="write a page with the images into this folder")
     parser.add_argument(
-        "--images", metavar="FOLDER", default=".", help="the page shows images in this folder, and no others"
+        "--images-in", metavar="FOLDER", default=".", help="the page shows images in this folder, and no others"
     )
     add_device(parser)
 
@@ -108,7 +118,7 @@ def _search(options: argparse.Namespace) -> None:
         for hit in hits:
             print("\t".join([hit.image, f"{hit.score:.4f}", *_scores(hit)]))
     if options.page is not None:
-        tiles = [Tile(_inside(options.images, hit.image), [hit.image, *_lines(hit)]) for hit in hits]
+        tiles = [Tile(_inside(options.images_in, hit.image), [hit.image, *_lines(hit)]) for hit in hits]
         page = write_gallery(options.page, {f"{len(hits)} of {len(index):,} images": tiles}, title=title)
         print(f"wrote {page}", file=sys.stderr)
 
@@ -142,5 +152,5 @@ def _inside(folder: str, image: str) -> str:
     """
     path = os.path.join(folder, image)
     if not Path(path).resolve().is_relative_to(Path(folder).resolve()):
-        raise DataError(f"{image} does not lie in {folder}; give the folder of the images as --images")
+        raise DataError(f"{image} does not lie in {folder}; give the folder of the images as --images-in")
     return path

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from mlabel.cli._options import add_command, add_dataset, dataset_recipe, progress
+from mlabel.cli._options import add_bad, add_command, add_dataset, add_seed, dataset_recipe, progress
 from mlabel.data import verify_shards, write_shards
 from mlabel.recipes.run import read_table
 
@@ -22,9 +22,9 @@ def add_shard(commands: Any) -> None:
     add_dataset(parser, required=False)
     parser.add_argument("--to", metavar="FOLDER", help="folder of the shards")
     parser.add_argument("--shard-mb", type=float, default=512, help="MiB of a tar at most")
-    parser.add_argument("--shuffle", type=int, metavar="SEED", help="shuffle; only programs that read in order need it")
-    parser.add_argument("--on-bad", choices=["error", "skip"], default="error", help="what an unreadable file does")
-    parser.add_argument("--max-bad", type=float, default=0.001, help="share of bad images at which skipping ends")
+    parser.add_argument("--shuffle", action="store_true", help="shuffle; only programs that read in order need it")
+    add_seed(parser, "with --shuffle, of the order")
+    add_bad(parser)
     parser.add_argument("--verify", metavar="FOLDER", help="write nothing, but read all bytes of these shards")
 
 
@@ -42,7 +42,7 @@ def _shard(options: argparse.Namespace) -> int:
         read_table(dataset_recipe(options)),
         options.to,
         shard_bytes=int(options.shard_mb * 2**20),
-        seed=options.shuffle,
+        seed=options.seed if options.shuffle else None,
         on_bad=options.on_bad,
         max_bad=options.max_bad,
         progress=progress,
