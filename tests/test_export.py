@@ -13,12 +13,12 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
-from scipy.special import expit, logit
+from scipy.special import expit
 
 from mlabel import DataError, Tagger
 from mlabel.cli import main
 from mlabel.data import read_image
-from mlabel.decisions import Calibration, Thresholds
+from mlabel.decisions import Thresholds, fit_calibration
 from mlabel.inference import export_tagger, from_pretrained, hub, push_to_hub, write_model_card
 from mlabel.labels import Group, LabelSpace
 from mlabel.models import create_model
@@ -87,20 +87,33 @@ def test_onnx_carries_names_and_thresholds(tagger: Tagger, paths: list[str], tmp
     ]
 
 
-def test_thresholds_of_a_calibrated_tagger_decide_the_same_on_what_is_exported(
-    tagger: Tagger, paths: list[str], tmp_path: Path
+def make_scored(tagger: Tagger, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits and targets that fit them a little."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(200, 5)) * 2
+    targets = (rng.random((200, 5)) < expit(logits / 2 + 0.5)).astype(np.uint8)
+    targets[:, 3:] = np.eye(2, dtype=np.uint8)[rng.integers(0, 2, 200)]
+    return logits, targets
+
+
+@pytest.mark.parametrize("method", ["temperature", "platt", "beta", "isotonic"])
+def test_a_calibrated_tagger_is_exported_with_its_slopes_or_else_with_thresholds_that_decide_the_same(
+    tagger: Tagger, paths: list[str], tmp_path: Path, method: str
 ) -> None:
-    maps = Calibration(5, space=SPACE).offset_by([1.0, -2.0, 0.5, 0.0, 0.0])
+    maps = fit_calibration(*make_scored(tagger), method, exclusive="vector", space=SPACE)
     calibrated = Tagger(tagger.model, tagger.thresholds, calibration=maps)
     found = export_tagger(calibrated, tmp_path / "to", paths)
     about = {entry.key: entry.value for entry in onnx.load(found.path).metadata_props}
     levels = np.array(json.loads(about["thresholds"])[:3])
-    assert levels == pytest.approx(expit(logit(LEVELS[:3]) - [1.0, -2.0, 0.5]))
     session = onnxruntime.InferenceSession(found.path, providers=["CPUExecutionProvider"])
     pixels = np.stack([read_image(path, size=(16, 16)).transpose(2, 0, 1) for path in paths])
     (scores,) = session.run(None, {"images": pixels})
-    decisions = np.stack([each.decisions for each in calibrated.predict(paths)])
+    predictions = calibrated.predict(paths)
+    decisions = np.stack([each.decisions for each in predictions])
     assert np.array_equal(scores[:, :3] >= levels, decisions[:, :3])
+    expected = np.stack([each.scores for each in predictions])
+    assert np.allclose(scores, expected, atol=2e-3) == (method != "isotonic")
+    assert (levels.tolist() == LEVELS[:3].tolist()) == (method != "isotonic")
 
 
 def test_programs_for_wd_taggers_get_what_they_want(tagger: Tagger, paths: list[str], tmp_path: Path) -> None:

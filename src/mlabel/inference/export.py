@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from mlabel._checks import resolve
 from mlabel._files import new_folder
 from mlabel.data.images import read_image
+from mlabel.decisions._maps import SlopeMap
 from mlabel.inference.bundle import selected_tags
 from mlabel.inference.tagger import Tagger
+from mlabel.labels import threshold_values
 
 OPSET = 18
 TOLERANCE = 1e-4
@@ -42,15 +45,51 @@ class Exported:
     images: int
 
 
+class _Slopes(nn.Module):
+    """A step of a calibration, in torch; see `mlabel.decisions.Calibration`."""
+
+    low: torch.Tensor
+    high: torch.Tensor
+    offset: torch.Tensor
+
+    def __init__(self, step: SlopeMap) -> None:
+        super().__init__()
+        for name in ("low", "high", "offset"):
+            self.register_buffer(name, torch.tensor(getattr(step, name), dtype=torch.float32))
+        self.straight = bool((step.low == step.high).all())
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        straight = self.low * logits + self.offset
+        if self.straight:
+            return straight
+        bent = self.low * F.logsigmoid(logits) - self.high * F.logsigmoid(-logits) + self.offset
+        return torch.where(self.low == self.high, straight, bent)
+
+
 class _Network(nn.Module):
     """Images to probabilities."""
 
     def __init__(self, tagger: Tagger) -> None:
         super().__init__()
         self.model, self.space = tagger.model, tagger.space
+        self.calibration = nn.Sequential(*map(_Slopes, _steps(tagger)))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.space.probabilities(self.model(images))
+        return self.space.probabilities(self.calibration(self.model(images).float()))
+
+
+def _steps(tagger: Tagger) -> tuple[SlopeMap, ...]:
+    """Return the steps of the calibration that are part of the file: all of them, if all are slopes, or none."""
+    steps = () if tagger.calibration is None else tagger.calibration.steps
+    slopes = tuple(step for step in steps if isinstance(step, SlopeMap))
+    return slopes if len(slopes) == len(steps) else ()
+
+
+def _levels(tagger: Tagger) -> np.ndarray:
+    """Return the thresholds (L,) on the probabilities that the file gives."""
+    if _steps(tagger):
+        return threshold_values(tagger.thresholds, tagger.space.num_labels, tagger.space)
+    return tagger.levels
 
 
 class _WdNetwork(_Network):
@@ -94,7 +133,9 @@ def export_tagger(
       `output`. Such programs take every label for an any-of one.
     - `torch`: `model.pt2`, a `torch.export` program that takes and gives what `onnx` does.
 
-    `selected_tags.csv` with names and thresholds lies beside it. Weights are inside the file.
+    `selected_tags.csv` with names and thresholds lies beside it. Weights are inside the file, and so is a calibration
+    by slopes (temperature, Platt, beta, vector scaling). Any other one is not: the probabilities are then the model's
+    own, and the thresholds those under which any-of labels are decided as the tagger decides them.
 
     Args:
         tagger: The tagger. Its taxonomy is not part of what is written.
@@ -138,7 +179,7 @@ def export_tagger(
 
 def _tag_lines(tagger: Tagger) -> str:
     counts = np.zeros(tagger.space.num_labels, dtype=np.int64) if tagger.counts is None else tagger.counts
-    return selected_tags(tagger.space, counts, tagger.levels)
+    return selected_tags(tagger.space, counts, _levels(tagger))
 
 
 def _read(tagger: Tagger, path: str | Path) -> np.ndarray:
@@ -195,7 +236,7 @@ def _metadata(tagger: Tagger) -> dict[str, str]:
     values: dict[str, Any] = {
         "format": "mlabel.export/1",
         "labels": list(space.names),
-        "thresholds": [None if level != level else level for level in tagger.levels.tolist()],
+        "thresholds": [None if level != level else level for level in _levels(tagger).tolist()],
         "space": space.to_dict(),
         "image_size": list(tagger.model.image_size),
         "in_channels": tagger.model.in_channels,
