@@ -140,6 +140,11 @@ def add_min_score(parser: argparse.ArgumentParser, default: float | None, done: 
     parser.add_argument("--min-score", type=float, default=default, help=f"the lowest score that is {done}")
 
 
+def add_dry_run(parser: argparse.ArgumentParser, says: str) -> None:
+    """Add `--dry-run`; `says` is what it tells."""
+    parser.add_argument("--dry-run", action="store_true", help=f"write nothing, but say {says}")
+
+
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add `--num-workers`."""
     parser.add_argument("--num-workers", type=int, default=TrainConfig.num_workers, help="processes that decode images")

@@ -16,6 +16,7 @@ from mlabel.cli._options import (
     add_bad,
     add_command,
     add_dataset,
+    add_dry_run,
     add_format,
     add_images,
     add_seed,
@@ -23,6 +24,7 @@ from mlabel.cli._options import (
     dataset_recipe,
     progress,
 )
+from mlabel.cli._plans import say_cache
 from mlabel.data import ImageDataset, ImageTable, SplitReport, build_cache, examine, read_taxonomy, survey_images
 from mlabel.recipes.run import read_table
 from mlabel.report import plot_augmented, write_diagnosis
@@ -44,12 +46,17 @@ def add_cache(commands: Any) -> None:
     add_images(parser)
     add_workers(parser)
     add_bad(parser, listed="in the cache")
+    add_dry_run(parser, "how many images would be decoded, and how large they are")
 
 
 def _cache(options: argparse.Namespace) -> None:
     """Decode images once, for trainings with `--cache FOLDER`; repeated, it goes on where it was stopped."""
+    table = read_table(dataset_recipe(options))
+    if options.dry_run:
+        say_cache(table, options)
+        return
     cache = build_cache(
-        read_table(dataset_recipe(options)),
+        table,
         options.to,
         image_size=options.image_size,
         channels=options.in_channels,

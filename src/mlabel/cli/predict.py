@@ -20,11 +20,13 @@ from mlabel.cli._options import (
     add_command,
     add_dataset,
     add_device,
+    add_dry_run,
     add_min_score,
     add_scoring,
     dataset_recipe,
     progress,
 )
+from mlabel.cli._plans import say_predictions
 from mlabel.data import BadImage, ImageTable
 from mlabel.inference import (
     FORMATS,
@@ -65,6 +67,7 @@ def add_predict(commands: Any) -> None:
         action="store_true",
         help="in tsv and csv, put an apostrophe before names and paths that a spreadsheet takes for formulas",
     )
+    add_dry_run(parser, "how many images would be labelled, and how large the predictions are")
     _add_parts(parser)
     add_device(parser)
 
@@ -91,7 +94,9 @@ def _predict(options: argparse.Namespace) -> None:
     if options.taxonomy is not None:
         tagger.taxonomy = Taxonomy.load(options.taxonomy, tagger.space)
     with _sources(options) as images:
-        if options.part_size is None:
+        if options.dry_run:
+            say_predictions(tagger, images, options)
+        elif options.part_size is None:
             _predict_into_one(tagger, images, options)
         else:
             _predict_into_parts(tagger, images, options)

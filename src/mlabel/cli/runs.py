@@ -12,6 +12,7 @@ from mlabel.cli._config import Listing
 from mlabel.cli._options import (
     add_command,
     add_device,
+    add_dry_run,
     add_fields,
     add_labels,
     add_limit,
@@ -28,7 +29,7 @@ from mlabel.cli._options import (
 )
 from mlabel.decisions import OBJECTIVES, SCOPES
 from mlabel.metrics import rows_table
-from mlabel.recipes import CALIBRATIONS, Recipe, Run, RunEvaluation, demo, run, write_evaluation
+from mlabel.recipes import CALIBRATIONS, Recipe, Run, RunEvaluation, demo, plan_run, run, write_evaluation
 from mlabel.training import TrainConfig
 
 # Settings of a recipe that are given as NAME=VALUE.
@@ -41,11 +42,12 @@ def add_demo(commands: Any) -> None:
     add_run(parser, default="runs/demo")
     add_seed(parser, "of scenes and training")
     add_limit(parser, "use this many scenes only")
+    add_device(parser)
 
 
 def _demo(options: argparse.Namespace) -> None:
     """Train, calibrate and evaluate on scenes of handwritten digits: under a minute, no download."""
-    result = demo(options.run, seed=options.seed, limit=options.limit, progress=progress)
+    result = demo(options.run, seed=options.seed, limit=options.limit, device=options.device, progress=progress)
     _print_evaluation(result, options.verbose)
     folder = Path(options.run)
     print(f"\nlook at {folder / 'report' / 'index.html'} and {folder / 'report' / 'examples.png'}")
@@ -67,6 +69,7 @@ def add_train(commands: Any) -> None:
         action="store_true",
         help="with --resume, go on although the data is not what the checkpoint was trained on",
     )
+    add_dry_run(parser, "what would be trained, with steps, memory, time and disk; a few steps are measured")
     add_part(parser)
     add_threshold(parser)
     add_device(parser)
@@ -81,6 +84,9 @@ def add_train(commands: Any) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     """Train on annotated images, calibrate thresholds, evaluate, and write bundle and report."""
+    if options.dry_run:
+        print(plan_run(_recipe(options), options.run, resume=options.resume, device=options.device).text())
+        return
     result = run(
         _recipe(options),
         options.run,

@@ -16,12 +16,14 @@ from mlabel.cli._options import (
     add_bundle,
     add_command,
     add_device,
+    add_dry_run,
     add_format,
     add_limit,
     add_min_score,
     add_scoring,
     progress,
 )
+from mlabel.cli._plans import say_index
 from mlabel.inference import Hit, SearchIndex, Tagger, build_index, find_images, read_predictions
 from mlabel.inference.index_build import FLOOR, TOP
 from mlabel.report import Tile, write_gallery
@@ -45,6 +47,7 @@ def add_index(commands: Any) -> None:
     add_min_score(parser, FLOOR, "kept")
     parser.add_argument("--with-features", action="store_true", help="keep features too, for `mlabel search --like`")
     add_limit(parser, "index this many images only")
+    add_dry_run(parser, "how many images would be indexed, and how large the index is")
     add_scoring(parser)
     add_bad(parser)
     add_device(parser)
@@ -55,20 +58,35 @@ def _index(options: argparse.Namespace) -> None:
     if options.predictions is not None:
         if options.images or options.bundle is not None or options.with_features:
             raise ValueError("--predictions stands for scores that are there: no images, --bundle or --with-features")
-        space, batches = read_predictions(options.predictions)
-        index = build_index(options.to, space, batches, top=options.top, floor=options.min_score)
+        index = _index_predictions(options)
     else:
         index = _index_images(options)
+    if index is None:
+        return
     size = sum(path.stat().st_size for path in index.folder.iterdir())
     print(f"{len(index):,} images, {index.space.num_labels:,} labels, {size / 2**20:,.1f} MB")
     print(f'next: mlabel search --index {options.to} "{index.space.names[0]}"')
 
 
-def _index_images(options: argparse.Namespace) -> SearchIndex:
+def _index_predictions(options: argparse.Namespace) -> SearchIndex | None:
+    """Index scores that are there; None where that is only looked into."""
+    space, batches = read_predictions(options.predictions)
+    if options.dry_run:
+        say_index(sum(len(names) for names, *_ in batches), space.num_labels, 0, options)
+        return None
+    return build_index(options.to, space, batches, top=options.top, floor=options.min_score)
+
+
+def _index_images(options: argparse.Namespace) -> SearchIndex | None:
+    """Index images; None where that is only looked into."""
     if options.bundle is None or not options.images:
         raise ValueError("images and --bundle are wanted, or --predictions")
     tagger = Tagger.load(options.bundle, device=options.device)
     images = find_images(options.images)[: options.limit]
+    if options.dry_run:
+        features = tagger.model.num_features if options.with_features else 0
+        say_index(len(images), tagger.space.num_labels, features, options, images)
+        return None
     bad: list[tuple[str, str]] = []
     scored = tagger.score(
         images,

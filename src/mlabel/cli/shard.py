@@ -6,7 +6,8 @@ import argparse
 import sys
 from typing import Any
 
-from mlabel.cli._options import add_bad, add_command, add_dataset, add_seed, dataset_recipe, progress
+from mlabel.cli._options import add_bad, add_command, add_dataset, add_dry_run, add_seed, dataset_recipe, progress
+from mlabel.cli._plans import say_shards
 from mlabel.data import verify_shards, write_shards
 from mlabel.recipes.run import read_table
 
@@ -25,6 +26,7 @@ def add_shard(commands: Any) -> None:
     parser.add_argument("--shuffle", action="store_true", help="shuffle; only programs that read in order need it")
     add_seed(parser, "with --shuffle, of the order")
     add_bad(parser)
+    add_dry_run(parser, "how many images would be packed, and how large they are")
     parser.add_argument("--verify", metavar="FOLDER", help="write nothing, but read all bytes of these shards")
 
 
@@ -38,11 +40,16 @@ def _shard(options: argparse.Namespace) -> int:
     lacking = [name for name in ("reader", "data", "to") if getattr(options, name) is None]
     if lacking:
         raise ValueError(f"--{lacking[0]} is wanted to write shards, or --verify FOLDER to look at those there")
+    table = read_table(dataset_recipe(options))
+    size, seed = int(options.shard_mb * 2**20), options.seed if options.shuffle else None
+    if options.dry_run:
+        say_shards(table, options, shard_bytes=size, seed=seed)
+        return 0
     done = write_shards(
-        read_table(dataset_recipe(options)),
+        table,
         options.to,
-        shard_bytes=int(options.shard_mb * 2**20),
-        seed=options.seed if options.shuffle else None,
+        shard_bytes=size,
+        seed=seed,
         on_bad=options.on_bad,
         max_bad=options.max_bad,
         progress=progress,

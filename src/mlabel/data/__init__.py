@@ -1,7 +1,7 @@
 """Data: annotation files to a checked table, image files to batches."""
 
 from mlabel.data.cache import ImageCache
-from mlabel.data.cache_build import Decoded, build_cache
+from mlabel.data.cache_build import Decoded, build_cache, plan_cache
 from mlabel.data.dataset import ImageDataset
 from mlabel.data.diagnosis import BrokenImplication, Diagnosis, Finding, Pair
 from mlabel.data.doctor import examine
@@ -36,7 +36,7 @@ from mlabel.data.sampling import (
     repeat_factors,
 )
 from mlabel.data.shard_checks import verify_shards
-from mlabel.data.shards import WrittenShards, write_shards
+from mlabel.data.shards import WrittenShards, plan_shards, write_shards
 from mlabel.data.split import stratified_split
 from mlabel.data.split_report import MissingLabel, SplitReport, report_split
 from mlabel.data.survey import Survey, survey_images, unite_groups
@@ -81,6 +81,8 @@ __all__ = [
     "make_sampler",
     "mix_batch",
     "mixup",
+    "plan_cache",
+    "plan_shards",
     "rank_share",
     "read_celeba",
     "read_coco",

@@ -155,8 +155,35 @@ def _make_header(
     }
 
 
-def _prepare(folder: Path, header: dict[str, Any], ids: np.ndarray) -> None:
-    """Make an empty cache in `folder`, or check that the one there is of these images and settings."""
+def plan_cache(
+    table: ImageTable,
+    folder: str | Path,
+    *,
+    image_size: int | tuple[int, int],
+    channels: int = 3,
+    augment: str | Transform = "none",
+) -> tuple[tuple[int, int, int, int], int]:
+    """Return the shape (N, H, W, C) of the cache that `build_cache` would make, and how many images it would decode.
+
+    Nothing is written.
+
+    Raises:
+        ValueError, FileExistsError: as `build_cache` would.
+    """
+    folder = Path(folder)
+    check_positive(len(table), "the number of images")
+    header = _make_header(table, image_size, channels, augment, WHITE, MAX_PIXELS)
+    begun = _is_begun(folder, header)
+    return shape_of(header), len(_rows_to_do(open_records(folder), table.paths)) if begun else len(table)
+
+
+def _is_begun(folder: Path, header: dict[str, Any]) -> bool:
+    """Return whether `folder` holds a cache of these images and settings.
+
+    Raises:
+        ValueError: it holds another one.
+        FileExistsError: it holds something else.
+    """
     if (folder / HEADER).exists():
         held = read_header(folder)
         other = [
@@ -164,12 +191,19 @@ def _prepare(folder: Path, header: dict[str, Any], ids: np.ndarray) -> None:
         ]
         if other:
             raise ValueError(f"{folder} holds a cache of {', '.join(other)}; choose another folder, or remove it")
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+        return True
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.exists() else set()
     strangers = names - {PIXELS, RECORDS, IDS, BAD}
     if strangers:
         raise FileExistsError(f"{folder} is no cache and not empty (it holds {min(strangers)}); choose another folder")
+    return False
+
+
+def _prepare(folder: Path, header: dict[str, Any], ids: np.ndarray) -> None:
+    """Make an empty cache in `folder`, or check that the one there is of these images and settings."""
+    if _is_begun(folder, header):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
     _allocate(folder / PIXELS, int(np.prod(shape_of(header), dtype=np.int64)))
     _allocate(folder / RECORDS, len(ids) * RECORD.itemsize)
     write_atomically(folder / IDS, json.dumps(ids.tolist(), ensure_ascii=True))

@@ -112,8 +112,7 @@ def write_shards(
     check_between(max_bad, 0.0, 1.0, "max_bad")
     check_positive(shard_bytes, "shard_bytes")
     check_positive(len(table), "the number of images")
-    manifest = {"format": MANIFEST_FORMAT, "table": _fingerprint(table), "samples": len(table)}
-    manifest["settings"] = {"shard_bytes": int(shard_bytes), "seed": seed}
+    manifest = _manifest_of(table, shard_bytes, seed)
     _claim(folder, manifest)
     table.space.save(folder / LABELS)
     indices = _finished(folder)
@@ -353,12 +352,51 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
+def _manifest_of(table: ImageTable, shard_bytes: int, seed: int | None) -> dict[str, Any]:
+    settings = {"shard_bytes": int(shard_bytes), "seed": seed}
+    return {"format": MANIFEST_FORMAT, "table": _fingerprint(table), "samples": len(table), "settings": settings}
+
+
+def plan_shards(
+    table: ImageTable, folder: str | Path, *, shard_bytes: int = 512 << 20, seed: int | None = None
+) -> tuple[int, int]:
+    """Return how many tars of `write_shards` are in `folder` already, and how many images are in them.
+
+    Nothing is written.
+
+    Raises:
+        ValueError, FileExistsError: as `write_shards` would.
+    """
+    check_positive(shard_bytes, "shard_bytes")
+    check_positive(len(table), "the number of images")
+    if _held(Path(folder), _manifest_of(table, shard_bytes, seed)) is None:
+        return 0, 0
+    indices = _finished(Path(folder))
+    return len(indices), indices[-1].rows[1] if indices else 0
+
+
 def _claim(folder: Path, manifest: dict[str, Any]) -> None:
     """Make the folder one of these shards, or check that it is; remove what an interrupted call left."""
+    held = _held(folder, manifest)
+    folder.mkdir(parents=True, exist_ok=True)
+    if held is not None:
+        for leftover in folder.glob(".shard-*.tmp"):
+            leftover.unlink(missing_ok=True)
+    if held is None or not held["complete"]:
+        write_atomically(folder / MANIFEST, to_json({**manifest, "complete": False, "shards": []}))
+
+
+def _held(folder: Path, manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what a folder of these shards says about itself; None where there are none.
+
+    Raises:
+        FileExistsError: it holds something else.
+        ValueError: it holds shards of another table or other settings.
+    """
     held = read_manifest(folder)
     if held is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        strangers = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {LABELS}
+        names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.exists() else set()
+        strangers = names - {LABELS}
         if strangers:
             raise FileExistsError(
                 f"{folder} is no folder of shards and not empty (it holds {min(strangers)}); choose another folder"
@@ -370,11 +408,7 @@ def _claim(folder: Path, manifest: dict[str, Any]) -> None:
             f"{folder} holds shards of settings {held['settings']} (now {manifest['settings']}); choose another "
             "folder, or remove it"
         )
-    else:
-        for leftover in folder.glob(".shard-*.tmp"):
-            leftover.unlink(missing_ok=True)
-    if held is None or not held["complete"]:
-        write_atomically(folder / MANIFEST, to_json({**manifest, "complete": False, "shards": []}))
+    return held
 
 
 def _finished(folder: Path) -> list[ShardIndex]:

@@ -16,7 +16,14 @@ from mlabel.models.heads import HEADS, EmbeddingHead, LinearHead, MLPHead, Multi
 from mlabel.models.map_heads import CSRAHead, MLDecoderHead
 from mlabel.models.pretrained import LoadReport, load_weights
 from mlabel.models.report_networks import CNN3BatchNorm, CNN4MaxPool, CNN5AvgPool, Prior, SEResNet22
-from mlabel.models.sizes import HeadSize, ModelSize, measure_backbone, measure_heads
+from mlabel.models.sizes import (
+    HeadSize,
+    ModelSize,
+    count_kept_bytes,
+    count_multiply_adds,
+    measure_backbone,
+    measure_heads,
+)
 from mlabel.models.small_cnn import SmallCNN
 from mlabel.models.stages import Stage, freeze, list_stages, unfreeze
 from mlabel.models.timm_networks import list_timm_models
@@ -43,6 +50,8 @@ __all__ = [
     "SEResNet22",
     "SmallCNN",
     "Stage",
+    "count_kept_bytes",
+    "count_multiply_adds",
     "create_backbone",
     "create_head",
     "create_model",

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlabel.labels import Group, LabelSpace
 from mlabel.models.backbones import create_backbone
+from mlabel.models.classifier import Classifier
 from mlabel.models.config import as_image_size
 from mlabel.models.feature_maps import run_on_meta
 from mlabel.models.heads import HEADS, create_head
@@ -102,6 +104,61 @@ def measure_heads(num_labels: int, num_features: int, *, hidden: int = 512) -> l
         count = sum(parameter.numel() for parameter in head.parameters())
         sizes.append(HeadSize(name, count, 4 * count, 16 * count))
     return sizes
+
+
+def count_multiply_adds(model: Classifier) -> int:
+    """Return the multiply-adds of convolutions, linear layers and attention of a classifier for one image.
+
+    Raises:
+        RuntimeError: the network computes with values, which are not there when shapes alone are run through it.
+    """
+    counter = FlopCounterMode(display=False)
+    with counter:
+        run_on_meta(model, model.in_channels, model.image_size)
+    return counter.get_total_flops() // 2
+
+
+def count_kept_bytes(model: Classifier, batch_size: int) -> int:
+    """Return the bytes that a classifier keeps of a batch until its gradient is computed, in float32.
+
+    Shapes are run through the network, and no values: what its operations keep is added up, each piece of memory once,
+    its weights apart.
+
+    Raises:
+        RuntimeError: the network computes with values.
+
+    Example:
+        >>> from mlabel.models import create_model
+        >>> space = LabelSpace([Group("tags", ["cat", "dog"])])
+        >>> model = create_model("small_cnn", space, image_size=32)
+        >>> held = [count_kept_bytes(model, size) for size in (4, 5, 8)]
+        >>> held[2] - held[1] == 3 * (held[1] - held[0])
+        True
+    """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    shapes = {name: _shape_of(tensor) for name, tensor in tensors.items()}
+    own = {tensor.untyped_storage()._cdata for tensor in shapes.values()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
+        return tensor
+
+    images = torch.empty(batch_size, model.in_channels, *model.image_size, device="meta")
+    was_training = model.training
+    model.train()
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            logits = functional_call(model, shapes, (images,))
+    finally:
+        model.train(was_training)
+    return sum(storage.nbytes() for storage in kept.values()) if logits.requires_grad else 0
+
+
+def _shape_of(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("meta").requires_grad_(tensor.requires_grad)
 
 
 class _WithoutMemory(TorchFunctionMode):

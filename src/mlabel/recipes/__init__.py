@@ -3,6 +3,7 @@
 from mlabel.recipes.card import copy_with_card
 from mlabel.recipes.demo import DEMO, demo
 from mlabel.recipes.evaluation import RunEvaluation
+from mlabel.recipes.plan import RunPlan, plan_run
 from mlabel.recipes.recipe import CALIBRATIONS, INIT_BIASES, Recipe
 from mlabel.recipes.run import Run, run, write_evaluation
 from mlabel.recipes.scenes import write_scenes
@@ -14,8 +15,10 @@ __all__ = [
     "Recipe",
     "Run",
     "RunEvaluation",
+    "RunPlan",
     "copy_with_card",
     "demo",
+    "plan_run",
     "run",
     "write_evaluation",
     "write_scenes",

@@ -41,6 +41,7 @@ def demo(
     *,
     seed: int = 0,
     limit: int | None = None,
+    device: str | None = None,
     progress: Progress = no_progress,
     say: Say = print,
 ) -> RunEvaluation:
@@ -52,6 +53,7 @@ def demo(
         run_dir: The run's folder; the scenes go into its folder `scenes`.
         seed: Of the scenes and of the training.
         limit: Use this many scenes only; None: all.
+        device: None: a GPU if there is one, else the CPU.
         progress: See `run`.
         say: Takes what a person should read on the way.
 
@@ -64,7 +66,7 @@ def demo(
     train = dataclasses.replace(DEMO.train, seed=seed)
     recipe = dataclasses.replace(DEMO, data=str(labels), limit=limit, train=train)
     with _one_thread():
-        result = run(recipe, run_dir, resume="auto", progress=progress, say=say)
+        result = run(recipe, run_dir, resume="auto", device=device, progress=progress, say=say)
     assert result is not None, "only one of several processes gets None"
     return result
 
