@@ -217,3 +217,9 @@ def test_decode_takes_csr_and_torch() -> None:
     dense = np.array([[0, 1, 1, 0, 1]])
     for form in (dense, torch.from_numpy(dense), sp.csr_array(dense), sp.csr_matrix(dense)):
         assert SPACE.decode(form) == [["dog", "owl", "other"]]
+
+
+@pytest.mark.parametrize("data", [3, [], "mlabel.labels/1 ", None, {}, {"format": 3}])
+def test_what_is_no_space_is_refused(data: object) -> None:
+    with pytest.raises(DataError, match=r"a label space of format 'mlabel.labels/1' was wanted"):
+        LabelSpace.from_dict(data)

@@ -244,8 +244,11 @@ class LabelSpace:
         Raises:
             DataError: not of that form.
         """
-        if data.get("format") != "mlabel.labels/1":
-            raise DataError(f"a label space of format 'mlabel.labels/1' was wanted; got {data.get('format')!r}")
+        if not isinstance(data, Mapping):
+            raise DataError(f"a label space of format 'mlabel.labels/1' was wanted; got {str(data)[:80]!r}")
+        found = data.get("format")
+        if found != "mlabel.labels/1":
+            raise DataError(f"a label space of format 'mlabel.labels/1' was wanted; got {str(found)[:80]!r}")
         try:
             return cls([Group(g["name"], g["labels"], exclusive=g["exclusive"]) for g in data["groups"]])
         except (KeyError, TypeError) as error:
