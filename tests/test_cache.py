@@ -199,6 +199,14 @@ def test_a_skipped_image_is_named_and_stays_bad_in_the_loader(tmp_path, table):
         assert [each.id for each in loader.bad] == ["09"]
 
 
+@pytest.mark.parametrize("held", ["3", '{"a": 1}', '["00", {}]'])
+def test_a_list_of_ids_that_is_none_is_refused(tmp_path, table, held):
+    build_cache(table, tmp_path / "cache", image_size=8)
+    (tmp_path / "cache" / "ids.json").write_text(held)
+    with pytest.raises(DataError, match=r"ids\.json: a list of ids was wanted"):
+        table.cached(tmp_path / "cache")
+
+
 def test_other_images_or_settings_are_refused_with_the_differences(tmp_path, table):
     build_cache(table, tmp_path / "cache", image_size=8)
     with pytest.raises(ValueError, match=r"height 8 \(now 9\)"):

@@ -358,6 +358,29 @@ def test_errors_are_one_line_and_exit_code_2(
     assert not list(tmp_path.iterdir()), "nothing is left behind by a command that could not begin"
 
 
+@pytest.mark.parametrize("name", ["config.json", "thresholds.json"])
+def test_a_broken_file_is_one_line_that_names_it(
+    name: str, trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(trained / "bundle", bundle)
+    whole = json.loads((bundle / name).read_text())
+    documents = [[], 3, {}, *({**whole, key: [{"x": 1}]} for key in whole)]
+    documents += [{other: whole[other] for other in whole if other != key} for key in whole]
+    refused = 0
+    for document in documents:
+        (bundle / name).write_text(json.dumps(document))
+        code = main(["predict", "--bundle", str(bundle), str(data / "0.png")])
+        said = capsys.readouterr().err
+        if code == 0:
+            continue  # of what nothing depends on, such as notes
+        refused += 1
+        assert (code, said.strip().count("\n")) == (2, 0), document
+        assert said.startswith("mlabel: error: ")
+        assert str(bundle) in said, said
+    assert refused > 5
+
+
 def test_an_interrupt_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     def interrupted(path: str, **_: object) -> None:
         raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import re
@@ -15,6 +16,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlabel.cli import main
+from mlabel.cli._plans import say_index
 from mlabel.data import build_cache, plan_cache, plan_shards, read_shards, write_shards
 from mlabel.labels import Group, LabelSpace
 from mlabel.models import Classifier, count_kept_bytes, count_multiply_adds, create_model
@@ -293,3 +295,13 @@ def test_parts_and_an_index_are_planned(
     assert main(["index", "--predictions", str(file), "--to", str(tmp_path / "other"), "--dry-run"]) == 0
     assert rows(capsys.readouterr().out)["images"] == "50"
     assert not (tmp_path / "other").exists()
+
+
+def test_the_size_of_an_index_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    options = argparse.Namespace(top=64, to=str(tmp_path / "index"))
+    say_index(2**20, 100, 0, options, ["abcdefgh"] * 3)
+    # 64 scores of 8 bytes, a name of 8, and where it ends, of 8; before they are sorted, 12 more a score.
+    output = rows(capsys.readouterr().out)["output"]
+    assert output == "at most 528.0 MiB, 64 scores for each image; while it is made, 1.27 GiB"
+    say_index(2**20, 5, 256, options, ["abcdefgh"] * 3)
+    assert "at most 1.05 GiB, 5 scores and 256 features" in rows(capsys.readouterr().out)["output"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -223,3 +224,11 @@ def test_decode_takes_csr_and_torch() -> None:
 def test_what_is_no_space_is_refused(data: object) -> None:
     with pytest.raises(DataError, match=r"a label space of format 'mlabel.labels/1' was wanted"):
         LabelSpace.from_dict(data)
+
+
+def test_a_file_of_labels_that_is_wrong_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "labels.json"
+    for groups in (3, [3], [{}], [{"name": "a", "labels": [], "exclusive": False}]):
+        path.write_text(json.dumps({"format": "mlabel.labels/1", "groups": groups}))
+        with pytest.raises(DataError, match=r"labels\.json: (not a label space: its groups|group 'a' needs)"):
+            LabelSpace.load(path)

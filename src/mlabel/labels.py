@@ -252,7 +252,8 @@ class LabelSpace:
         try:
             return cls([Group(g["name"], g["labels"], exclusive=g["exclusive"]) for g in data["groups"]])
         except (KeyError, TypeError) as error:
-            raise DataError(f"not a label space: {error!r}") from error
+            wanted = "its groups must be a list, each with a name, labels and whether it is exclusive"
+            raise DataError(f"not a label space: {wanted} ({error!r})") from error
 
     def save(self, path: str | Path) -> None:
         """Write the space as JSON to the file `path`."""
@@ -268,7 +269,10 @@ class LabelSpace:
         data = read_json(path)
         if not isinstance(data, dict):
             raise DataError(f"{path}: not a label space: an object was wanted; got {type(data).__name__}")
-        return cls.from_dict(data)
+        try:
+            return cls.from_dict(data)
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from error
 
     def check_same(self, other: LabelSpace, what: str) -> None:
         """Raise ValueError, showing the first difference, unless `other` is this space.

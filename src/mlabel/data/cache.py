@@ -241,6 +241,8 @@ def _find_rows(folder: Path, ids: np.ndarray) -> np.ndarray:
     wanted = ids.tolist()
     if held == wanted:
         return np.arange(len(wanted))
+    if not isinstance(held, list) or not all(isinstance(name, str) for name in held):
+        raise DataError(f"{folder / IDS}: a list of ids was wanted; remove the cache and build it again")
     number = {name: place for place, name in enumerate(held)}
     try:
         return np.array([number[name] for name in wanted], dtype=np.int64)

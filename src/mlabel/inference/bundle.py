@@ -152,8 +152,12 @@ def load_bundle(folder: str | Path, *, backbone: nn.Module | None = None) -> Bun
         raise DataError(f"{path}: format {FORMAT!r} was wanted; got {found!r:.80}")
     if "space" not in config or "model" not in config:
         raise DataError(f"{path}: 'space' and 'model' were wanted in it")
-    space = LabelSpace.from_dict(config["space"])
-    model = _load_model(own_file(folder, "model.safetensors"), config["model"], space, backbone)
+    weights = own_file(folder, "model.safetensors")
+    try:
+        space = LabelSpace.from_dict(config["space"])
+        model = _load_model(weights, config["model"], space, backbone)
+    except DataError as error:
+        raise error if str(weights) in str(error) else DataError(f"{path}: {error}") from error
     thresholds = calibration = None
     if (folder / "thresholds.json").exists():
         thresholds = Thresholds.load(own_file(folder, "thresholds.json"), space)
