@@ -103,7 +103,7 @@ def open_index(path: Path, scratch: Path) -> None:
         "cat",
         "--page",
         str(scratch / "page"),
-        "--images",
+        "--images-in",
         str(path),
     ]
     if command(arguments) != 0:
