@@ -6,7 +6,6 @@ import csv
 import os
 import unicodedata
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from mlabel import DataError, Group, LabelSpace
 from mlabel.data.readers import read_selected_tags
 from mlabel.data.readers.selected_tags import CATEGORIES
-from mlabel.inference.bundle import _selected_tags
+from mlabel.inference.bundle import selected_tags
 
 HEADER = "tag_id,name,category,count\n"
 
@@ -50,7 +49,7 @@ def vocabularies(draw):
 def test_reads_what_a_bundle_writes(tmp_path_factory, space, data, windows):
     counts = np.array(data.draw(st.lists(st.integers(0, 10**18 - 1), min_size=len(space), max_size=len(space))))
     values = np.where(space.any_of, np.linspace(0.1, 0.9, len(space)), np.nan)
-    text = _selected_tags(space, counts, SimpleNamespace(values=values))
+    text = selected_tags(space, counts, values)
     path = tmp_path_factory.mktemp("t") / "selected_tags.csv"
     path.write_bytes((text.replace("\n", "\r\n") if windows else text).encode())
     found = read_selected_tags(path)
