@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from scipy.special import expit
 from mlabel import DataError, Tagger
 from mlabel.cli import main
 from mlabel.data import read_image
-from mlabel.decisions import Thresholds, fit_calibration
+from mlabel.decisions import Calibration, Thresholds, fit_calibration
 from mlabel.inference import export_tagger, from_pretrained, hub, push_to_hub, write_model_card
 from mlabel.labels import Group, LabelSpace
 from mlabel.models import create_model
@@ -161,6 +162,16 @@ def test_an_export_that_differs_is_refused_and_leaves_nothing(
         export_tagger(tagger, tmp_path / "mine", paths, format="torch")
 
 
+@pytest.mark.parametrize(("module", "extra"), [("onnxruntime", "onnx"), ("onnxscript", "onnx")])
+def test_a_missing_extra_is_named(
+    module: str, extra: str, tagger: Tagger, paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"{module} is not installed; it comes with pip install 'mlabel\[{extra}\]'"):
+        export_tagger(tagger, tmp_path / "to", paths)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_is_a_pretrained_tagger(tagger: Tagger, paths: list[str], tmp_path: Path) -> None:
     folder = tagger.save(tmp_path / "bundle")
     again = from_pretrained(folder, device="cpu")
@@ -234,6 +245,10 @@ def test_a_card_says_labels_metrics_and_limits_and_obeys_nobody(tagger: Tagger, 
         tmp_path, tagger, title="<script>", data=["12 images"], metrics=columns, limits=["Not of *faces*."]
     )
     text = card.read_text()
+    maps = Calibration(5, space=SPACE).offset_by([3.0, 3.0, 3.0, 0.0, 0.0])
+    moved = Tagger(tagger.model, tagger.thresholds, calibration=maps)
+    write_model_card(tmp_path, moved, title="x", data=[], metrics=columns, limits=[])
+    assert "| cat | general | 0.200 |" in card.read_text()  # on the scores that it gives
     assert "<script>" not in text
     assert "| map | 0.5000 | 0.5000 (0.4 to 0.6) |" in text
     assert "| macro_f1 |  | 0.3 |" in text

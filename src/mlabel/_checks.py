@@ -7,7 +7,9 @@ ever changing its input. Messages say what was wanted, what came, and where.
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable, Mapping
+from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -39,6 +41,18 @@ def resolve(name: str, table: Mapping[str, T], what: str) -> T:
     if name not in table:
         raise ValueError(f"unknown {what} {name!r}; {suggest(str(name), table)}")
     return table[name]
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Return an optional package.
+
+    Raises:
+        ImportError: it is not installed; the message names the extra that has it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{module} is not installed; it comes with pip install 'mlabel[{extra}]'") from error
 
 
 def to_numpy(values: Any) -> np.ndarray:

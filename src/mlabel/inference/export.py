@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mlabel._checks import resolve
+from mlabel._checks import require, resolve
 from mlabel._files import new_folder
 from mlabel.data.images import read_image
 from mlabel.decisions._maps import SlopeMap
@@ -189,9 +189,7 @@ def _read(tagger: Tagger, path: str | Path) -> np.ndarray:
 
 def _write_onnx(tagger: Tagger, folder: Path, pixels: np.ndarray, layout: _Layout = _PLAIN) -> tuple[str, np.ndarray]:
     """Write `model.onnx`; return its name, and what it says of the images."""
-    import onnx
-    import onnxruntime
-
+    onnx, onnxruntime, _ = (require(name, "onnx") for name in ("onnx", "onnxruntime", "onnxscript"))
     size = sum(tensor.nbytes for tensor in tagger.model.state_dict().values())
     if size > _MOST_BYTES:
         raise ValueError(f"an ONNX file holds 2 GiB; the weights have {size:,} bytes. Export format 'torch' instead")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlabel._checks import require
 from mlabel._files import write_atomically
 from mlabel.inference.bundle import BUNDLE_FILES, load_bundle
 from mlabel.inference.tagger import Tagger
+from mlabel.labels import threshold_values
 
 _SHOWN_LABELS = 200
 _REPOSITORY = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
@@ -62,11 +63,7 @@ def from_pretrained(name: str | Path, *, revision: str | None = None, **options:
 
 
 def _hub() -> Any:
-    if importlib.util.find_spec("huggingface_hub") is None:
-        raise ImportError("the Hub wants huggingface_hub: pip install 'mlabel[hub]'")
-    import huggingface_hub
-
-    return huggingface_hub
+    return require("huggingface_hub", "hub")
 
 
 def write_model_card(
@@ -118,7 +115,8 @@ def _metric_table(metrics: Mapping[str, Mapping[str, str]]) -> list[str]:
 
 
 def _label_table(tagger: Tagger) -> list[str]:
-    space, levels = tagger.space, tagger.levels
+    space = tagger.space
+    levels = threshold_values(tagger.thresholds, space.num_labels, space)
     lines = ["| label | group | threshold |", "|---|---|---|"]
     for group in space.groups:
         for column, name in enumerate(group.labels, start=space.slices[group.name].start):

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from mlabel._checks import check_between, check_positive, resolve
+from mlabel._checks import check_between, check_positive, require, resolve
 from mlabel.inference.tagger import Prediction
 from mlabel.labels import LabelSpace
 
@@ -167,9 +167,7 @@ def _digits(score: np.float32) -> str:
 
 
 def _write_parquet(file: Any, predictions: Iterable[Prediction], space: LabelSpace, kept: Kept) -> int:
-    import pyarrow as pa
-    from pyarrow import parquet
-
+    pa, parquet = (require(name, "parquet") for name in ("pyarrow", "pyarrow.parquet"))
     texts = pa.list_(pa.string())
     columns = {"image": pa.string(), "labels": texts, "scored": texts, "scores": pa.list_(pa.float32())}
     schema = pa.schema(list(columns.items()))

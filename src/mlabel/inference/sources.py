@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from mlabel._checks import DataError
+from mlabel._checks import DataError, require
 from mlabel.data.readers._lines import fail, parse_json, read_lines, shown
 from mlabel.labels import Group, LabelSpace
 
@@ -148,9 +148,7 @@ def _read_lines(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
+    pa, parquet = (require(name, "parquet") for name in ("pyarrow", "pyarrow.parquet"))
     try:
         with parquet.ParquetFile(path, thrift_string_size_limit=2**26, thrift_container_size_limit=2**20) as file:
             _check_groups(path, file.metadata)
