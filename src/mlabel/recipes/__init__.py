@@ -3,9 +3,10 @@
 from mlabel.recipes.card import copy_with_card
 from mlabel.recipes.demo import DEMO, demo
 from mlabel.recipes.evaluation import RunEvaluation
+from mlabel.recipes.pages import write_evaluation
 from mlabel.recipes.plan import RunPlan, plan_run
 from mlabel.recipes.recipe import CALIBRATIONS, INIT_BIASES, Recipe
-from mlabel.recipes.run import Run, run, write_evaluation
+from mlabel.recipes.run import Run, run
 from mlabel.recipes.scenes import write_scenes
 
 __all__ = [
