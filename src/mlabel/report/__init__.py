@@ -1,5 +1,6 @@
 """What a person looks at after a run: figures and one self-contained page."""
 
+from mlabel.report.issues import LabelIssues, label_issues
 from mlabel.report.page import Tile, write_diagnosis, write_gallery, write_report
 from mlabel.report.plots import (
     plot_correlation,
@@ -12,8 +13,10 @@ from mlabel.report.saliency import explain
 from mlabel.report.sheet import plot_augmented, plot_explanations, plot_sheet
 
 __all__ = [
+    "LabelIssues",
     "Tile",
     "explain",
+    "label_issues",
     "plot_augmented",
     "plot_correlation",
     "plot_examples",
