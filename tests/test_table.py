@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlabel.data.split import random_split
 from mlabel.data.table import ImageTable
 from mlabel.labels import Group, LabelSpace
 
@@ -215,6 +216,52 @@ def test_without_a_partition_parts_are_80_10_10_and_keep_groups_together():
     assert [half.partition for half in halves] == [None, None]  # the official parts say nothing about the new ones
     by_row = table_of(200).split((0.5, 0.5), groups=np.arange(200) // 4)
     assert {int(i) // 4 for i in by_row[0].ids}.isdisjoint({int(i) // 4 for i in by_row[1].ids})
+
+
+def test_parts_of_given_shares_do_not_look_at_the_official_ones():
+    table = table_of(100, partition=["train"] * 80 + ["test"] * 20)
+    for method in ("stratified", "random"):
+        parts = table.parts(3, fractions=(0.64, 0.16, 0.2), method=method)
+        assert {name: len(part) for name, part in parts.items()} == {"train": 64, "val": 16, "test": 20}
+        assert sorted(int(i) for part in parts.values() for i in part.ids) == list(range(100))
+        assert set(parts["test"].ids.tolist()) & set(table.ids[:80].tolist())
+        other = table.parts(4, fractions=(0.64, 0.16, 0.2), method=method)
+        assert other["test"].ids.tolist() != parts["test"].ids.tolist()
+    assert {name: len(part) for name, part in table.parts(fractions=(0.85, 0.15)).items()} == {"train": 85, "val": 15}
+    with pytest.raises(ValueError, match=r"two \(train, val\) or three"):
+        table.parts(fractions=(0.25,) * 4)
+    with pytest.raises(ValueError, match="did you mean 'random'"):
+        table.parts(fractions=(0.5, 0.5), method="randm")
+
+
+@given(st.integers(0, 5), st.integers(1, 12))
+@settings(deadline=None, max_examples=30)
+def test_random_parts_keep_groups_together_near_their_sizes(seed, largest):
+    group = np.random.default_rng(seed).integers(0, 400 // largest, 400)
+    part = random_split(400, (0.6, 0.4), seed=seed, groups=group)
+    assert all(len(set(part[group == each].tolist())) == 1 for each in np.unique(group))
+    assert abs((part == 0).sum() - 240) <= np.bincount(group).max() / 2 + 1
+    assert np.array_equal(part, random_split(400, (0.6, 0.4), seed=seed, groups=group))
+    assert np.bincount(random_split(400, (0.6, 0.4), seed=seed)).tolist() == [240, 160]
+
+
+def test_a_held_out_share_leaves_the_official_validation_part_to_be_reported():
+    names = ["train"] * 60 + ["val"] * 20
+    parts = table_of(80, partition=names).parts(hold_out=0.2)
+    assert {name: len(part) for name, part in parts.items()} == {"train": 48, "val": 12, "test": 20}
+    assert parts["test"].ids.tolist() == [f"{row:03d}" for row in range(60, 80)]
+    assert "0.2 of the training part became the validation part (seed 0)" in parts["val"].notes
+    assert "the official validation part is the test part" in parts["test"].notes
+    labelled = table_of(100, partition=[*names, *["test"] * 20]).parts(hold_out=0.1)
+    assert labelled["test"].ids.tolist() == [f"{row:03d}" for row in range(80, 100)]
+    assert len(labelled["val"]) == 6  # the official one is left out
+    known = np.ones((100, 5), dtype=bool)
+    known[80:] = False
+    hidden = table_of(100, partition=[*names, *["test"] * 20], targets=np.zeros((100, 5)), unknown=known)
+    assert hidden.parts(hold_out=0.1)["test"].ids.tolist() == [f"{row:03d}" for row in range(60, 80)]
+    for wrong in ({"fractions": (0.5, 0.5)}, {}):
+        with pytest.raises(ValueError, match="hold_out is a share of the official training part"):
+            table_of(80).parts(hold_out=0.1, **wrong)
 
 
 @given(st.integers(1, 130), st.integers(0, 3))

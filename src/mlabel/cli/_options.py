@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mlabel.cli._config import PAIRS, Listing, add_config
-from mlabel.data import MIXES, READERS, SAMPLERS
+from mlabel.data import MIXES, READERS, SAMPLERS, SPLIT_METHODS
 from mlabel.decisions import CALIBRATION_SCOPES, OBJECTIVES, SCOPES
 from mlabel.losses import EXCLUSIVE_NAMES
 from mlabel.losses import NAMES as LOSSES
@@ -41,6 +41,7 @@ from mlabel.weights import SCHEMES
 # Settings whose value is one of a fixed table.
 _CHOICES: dict[str, Iterable[str]] = {
     "reader": READERS,
+    "split_method": SPLIT_METHODS,
     "head": HEADS,
     "loss": sorted({*LOSSES, *EXCLUSIVE_NAMES}),
     "exclusive_loss": EXCLUSIVE_NAMES,
@@ -305,7 +306,8 @@ def _argument_texts(kind: type) -> dict[str, str]:
 
 
 def _type_of(annotation: str) -> Callable[[str], Any]:
-    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str, "tuple[int, ...]": Listing(int)}
+    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
+    kinds |= {"tuple[int, ...]": Listing(int), "tuple[float, ...]": Listing(float)}
     return kinds[annotation.removesuffix(" | None")]
 
 

@@ -37,10 +37,10 @@ from mlabel.data.sampling import (
 )
 from mlabel.data.shard_checks import verify_shards
 from mlabel.data.shards import WrittenShards, plan_shards, write_shards
-from mlabel.data.split import stratified_split
+from mlabel.data.split import random_split, stratified_split
 from mlabel.data.split_report import MissingLabel, SplitReport, report_split
 from mlabel.data.survey import Survey, survey_images, unite_groups
-from mlabel.data.table import ImageTable
+from mlabel.data.table import SPLIT_METHODS, ImageTable
 from mlabel.data.transforms import AUGMENTATIONS, Augmentation, apply_keyed, augmentation, sample_key
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "READERS",
     "REPEAT_THRESHOLD",
     "SAMPLERS",
+    "SPLIT_METHODS",
     "Augmentation",
     "BadImage",
     "Batch",
@@ -83,6 +84,7 @@ __all__ = [
     "mixup",
     "plan_cache",
     "plan_shards",
+    "random_split",
     "rank_share",
     "read_celeba",
     "read_coco",

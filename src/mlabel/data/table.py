@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from mlabel._checks import as_csr, as_unknown, suggest
+from mlabel._checks import as_csr, as_unknown, resolve, suggest
 from mlabel.data.cache import ImageCache, open_cache
-from mlabel.data.split import stratified_split
+from mlabel.data.split import random_split, stratified_split
 from mlabel.data.survey import survey_images
 from mlabel.labels import Group, LabelSpace
 
 PARTS = ("train", "val", "test")
+SPLIT_METHODS = ("stratified", "random")
 _TEXT: Any = np.dtypes.StringDType()
 
 
@@ -153,34 +154,81 @@ class ImageTable:
             raise ValueError(f"this table has no part {name!r}; {suggest(str(name), self._part_sizes())}")
         return self._take(rows)
 
-    def split(self, fractions: Sequence[float], *, seed: int = 0, groups: Any = None) -> tuple[ImageTable, ...]:
-        """Return one table for each of `fractions`, stratified by the labels. The official partition is not looked at.
+    def split(
+        self, fractions: Sequence[float], *, seed: int = 0, groups: Any = None, method: str = "stratified"
+    ) -> tuple[ImageTable, ...]:
+        """Return one table for each of `fractions`. The official partition is not looked at.
 
         Args:
             fractions: The share of each part, such as (0.8, 0.1, 0.1).
             seed: Which of the many such splits.
             groups: For each image an id (N,) of what must stay together. None: the table's own `groups`.
+            method: `stratified` by the labels, or `random`.
+
+        Raises:
+            ValueError: an unknown method; also see `stratified_split`.
         """
+        resolve(method, dict.fromkeys(SPLIT_METHODS), "method")
         groups = self.groups if groups is None else _as_groups(groups, len(self))
         codes = None if groups is None else np.unique(groups, return_inverse=True)[1]
-        part = stratified_split(self.targets, fractions, seed=seed, groups=codes, unknown=self.unknown)
+        if method == "random":
+            part = random_split(len(self), fractions, seed=seed, groups=codes)
+        else:
+            part = stratified_split(self.targets, fractions, seed=seed, groups=codes, unknown=self.unknown)
         return tuple(self._take(np.flatnonzero(part == k), partition=None) for k in range(len(fractions)))
 
-    def parts(self, seed: int = 0) -> dict[str, ImageTable]:
+    def parts(
+        self,
+        seed: int = 0,
+        *,
+        fractions: Sequence[float] | None = None,
+        method: str = "stratified",
+        hold_out: float | None = None,
+    ) -> dict[str, ImageTable]:
         """Return the tables to train, validate and test on, by their names.
 
         The official partition where there is one; a validation part that it lacks is split off the training part,
         90 to 10, which the notes say; a test part that it lacks is lacking here. Without an official partition: 80,
         10 and 10 %, stratified.
+
+        Args:
+            seed: Of what is split here.
+            fractions: Shares of train and val, or of train, val and test: split so, whatever the official partition
+                is. None: as said above.
+            method: How it is split here: `stratified` by the labels, or `random`.
+            hold_out: The share of the official training part that becomes the validation part, in the place of the
+                official one. Where the test part has no labels or is missing, the official validation part is the
+                test part then: so it can be reported without having chosen anything. None: as said above.
+
+        Raises:
+            ValueError: not two or three fractions, an unknown method, or `hold_out` with fractions, or without an
+                official partition.
         """
-        if self.partition is None:
-            return dict(zip(PARTS, self.split((0.8, 0.1, 0.1), seed=seed), strict=True))
+        resolve(method, dict.fromkeys(SPLIT_METHODS), "method")
+        if fractions is not None and len(fractions) not in (2, 3):
+            raise ValueError(f"fractions must be two (train, val) or three (train, val, test); got {tuple(fractions)}")
+        if hold_out is not None and (fractions is not None or self.partition is None):
+            raise ValueError("hold_out is a share of the official training part; without one, give fractions")
+        if fractions is not None or self.partition is None:
+            return dict(zip(PARTS, self.split(fractions or (0.8, 0.1, 0.1), seed=seed, method=method), strict=False))
         parts = {name: self.part(name) for name in self._part_sizes()}
-        if "train" in parts and "val" not in parts:
-            note = f"there is no official validation part: a tenth of the training part became it (seed {seed})"
-            train, val = parts["train"].split((0.9, 0.1), seed=seed)
-            parts["train"], parts["val"] = (table._derive(notes=(*self.notes, note)) for table in (train, val))
+        if "train" in parts and (hold_out is not None or "val" not in parts):
+            parts |= self._held_out(parts, hold_out or 0.1, seed, method)
         return {name: parts[name] for name in PARTS if name in parts}
+
+    def _held_out(self, parts: dict[str, ImageTable], share: float, seed: int, method: str) -> dict[str, ImageTable]:
+        """Return the parts that change when a share of the training part becomes the validation part."""
+        train, val = parts["train"].split((1 - share, share), seed=seed, method=method)
+        amount = "a tenth" if share == 0.1 else f"{share:.3g}"
+        notes = [f"{amount} of the training part became the validation part (seed {seed})"]
+        changed = {"train": train, "val": val}
+        tested = "test" in parts and bool(parts["test"].known_counts.any())
+        if "val" in parts and not tested:
+            notes.append("the official validation part is the test part")
+            changed["test"] = parts["val"]
+        elif "val" not in parts:
+            notes = [f"there is no official validation part: {notes[0]}"]
+        return {name: table._derive(notes=(*self.notes, *notes)) for name, table in changed.items()}
 
     def limit(self, n: int, seed: int = 0) -> ImageTable:
         """Return at most `n` images drawn by `seed`, in table order, from each official part in proportion.

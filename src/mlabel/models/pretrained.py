@@ -25,6 +25,7 @@ from torchvision.models import WeightsEnum
 
 from mlabel._checks import DataError, suggest
 from mlabel.models.backbones import HALF_NORMALISED
+from mlabel.models.packaged_weights import PackagedWeights, packaged_weights
 from mlabel.models.positions import resize_positions, resize_windows
 from mlabel.models.timm_networks import TimmWeights, is_timm, timm_statistics, timm_weights
 
@@ -84,7 +85,9 @@ class LoadReport:
         return "; ".join(parts)
 
 
-def find_weights(weights: str | Path | WeightsEnum, backbone: str | None) -> Path | WeightsEnum | TimmWeights:
+def find_weights(
+    weights: str | Path | WeightsEnum, backbone: str | None
+) -> Path | WeightsEnum | TimmWeights | PackagedWeights:
     """Return what `weights` stands for: a file, or an entry of torchvision's or timm's table for `backbone`.
 
     Args:
@@ -128,7 +131,7 @@ def _file_in(folder: Path) -> Path:
 
 
 def usual_statistics(
-    backbone: str | None, weights: Path | WeightsEnum | TimmWeights | None
+    backbone: str | None, weights: Path | WeightsEnum | TimmWeights | PackagedWeights | None
 ) -> tuple[Sequence[float], Sequence[float]]:
     """Return mean and std of RGB images in [0, 1] for a backbone: its weights' own, its own, or else ImageNet's."""
     if backbone in HALF_NORMALISED:
@@ -138,7 +141,7 @@ def usual_statistics(
     if isinstance(weights, WeightsEnum):
         transforms = weights.transforms()
         return transforms.mean, transforms.std
-    if isinstance(weights, TimmWeights):
+    if isinstance(weights, TimmWeights | PackagedWeights):
         return weights.mean, weights.std
     if backbone is not None and is_timm(backbone):
         return timm_statistics(backbone)
@@ -324,9 +327,9 @@ def _check_values(key: str, tensor: torch.Tensor, own: torch.Tensor, source: str
         raise DataError(f"{source}: {key} holds values that are not finite; choose other weights")
 
 
-def _weights_table(backbone: str | None) -> Mapping[str, WeightsEnum | TimmWeights]:
+def _weights_table(backbone: str | None) -> Mapping[str, WeightsEnum | TimmWeights | PackagedWeights]:
     if backbone is not None and is_timm(backbone):
-        return timm_weights(backbone)
+        return {**timm_weights(backbone), **packaged_weights(backbone)}
     if backbone is None or backbone not in torchvision.models.list_models(module=torchvision.models):
         return {}
     return dict(torchvision.models.get_model_weights(backbone).__members__)

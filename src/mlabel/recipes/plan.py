@@ -21,7 +21,7 @@ from mlabel.labels import LabelSpace
 from mlabel.models import Classifier, count_kept_bytes, count_multiply_adds
 from mlabel.recipes.imbalance import make_loss
 from mlabel.recipes.recipe import Recipe
-from mlabel.recipes.run import make_model, read_table
+from mlabel.recipes.run import make_model, read_table, split_table
 from mlabel.training import TrainState, list_checkpoints, newest_checkpoint, refuse_used, train
 
 _log = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ def plan_run(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("a plan is made by one process; start it without torchrun")
     refuse_used(run_dir, resume)
-    parts = read_table(recipe).parts()
+    parts = split_table(recipe, read_table(recipe))
     if "train" not in parts:
         raise DataError(f"{recipe.data}: there is no training part, only {sorted(parts)}")
     model = make_model(dataclasses.replace(recipe, weights=None), parts["train"])

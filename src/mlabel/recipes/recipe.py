@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlabel._checks import check_between, resolve, suggest
-from mlabel.data import READERS
+from mlabel._checks import check_between, check_positive, resolve, suggest
+from mlabel.data import READERS, SPLIT_METHODS
 from mlabel.decisions import CALIBRATION_METHODS, CALIBRATION_SCOPES, check_objective
 from mlabel.training import TrainConfig
 
@@ -26,6 +26,13 @@ class Recipe:
         data: The folder or file that it reads.
         reader_options: Further arguments of the reader, such as `{"min_count": 50}`.
         labels: Names of the labels to learn; None: all that the reader gives.
+        split: Shares of the training, validation and (if there are three) test part, such as 0.64,0.16,0.2, whatever
+            the official partition is; None: the official one, or else 0.8,0.1,0.1.
+        split_method: How images are split: `stratified` by the labels, or `random`.
+        split_seed: Which of the many such splits.
+        hold_out: The share of the official training part on which checkpoints are chosen and thresholds fitted in the
+            place of the official validation part, which is the test part then if there is no labelled one; None: the
+            parts are as they are. See `ImageTable.parts`.
         limit: Use this many images only, of each official part in proportion; None: all.
         cache: Folder of the decoded images that `mlabel cache` made; None: images are decoded as they are needed.
         duplicates: Keep pictures whose perceptual hashes differ in at most so many of 64 bits (0: the same pictures) in
@@ -33,7 +40,8 @@ class Recipe:
         backbone: Name of the backbone, from `mlabel.models.list_models`.
         head: Name of the head, from `mlabel.models.HEADS`.
         head_options: Further arguments of that head, such as `{"heads": 4}` of `csra`.
-        weights: Pretrained weights: a name of torchvision, such as `DEFAULT`, or a local file; None: none.
+        weights: Pretrained weights: a name of torchvision or timm, such as `DEFAULT`, `pip` for networks whose weights
+            are a package (see `mlabel.create_model`), or a local file; None: none.
         dropout: Dropout before the last linear layer.
         hidden: Hidden units of the `mlp` head and of the layers of `multi`, width of `ml_decoder`, rank of `embedding`.
         in_channels: 3 for colour, 1 for greyscale.
@@ -58,9 +66,9 @@ class Recipe:
         train: The settings of the training.
 
     Raises:
-        ValueError: an unknown reader, an option that it does not have, `duplicates` or `logit_adjustment` out of
-            range, an unknown `init_bias` or calibration, an objective with a scope or option that it does not have, or
-            no name in `labels`.
+        ValueError: an unknown reader, an option that it does not have, shares that are none, `duplicates` or
+            `logit_adjustment` out of range, an unknown `init_bias` or calibration, an objective with a scope or option
+            that it does not have, or no name in `labels`.
         TypeError: `labels` that are not texts.
 
     Example:
@@ -72,6 +80,10 @@ class Recipe:
     data: str
     reader_options: Mapping[str, Any] = field(default_factory=dict)
     labels: Sequence[str] | None = None
+    split: tuple[float, ...] | None = None
+    split_method: str = "stratified"
+    split_seed: int = 0
+    hold_out: float | None = None
     limit: int | None = None
     cache: str | None = None
     duplicates: int | None = None
@@ -108,10 +120,29 @@ class Recipe:
         check_objective(self.objective, self.scope, self.objective_options)
         check_between(self.logit_adjustment, 0, 10, "logit_adjustment")
         resolve(self.init_bias, dict.fromkeys(INIT_BIASES), "init_bias")
+        resolve(self.split_method, dict.fromkeys(SPLIT_METHODS), "split_method")
+        self._check_split()
         if self.duplicates is not None:
             check_between(self.duplicates, 0, 16, "duplicates")
         if self.labels is not None:
             object.__setattr__(self, "labels", _as_names(self.labels))
+
+    def _check_split(self) -> None:
+        if self.split is not None:
+            object.__setattr__(self, "split", tuple(self.split))  # JSON knows lists only
+            if (
+                len(self.split) not in (2, 3)
+                or not all(each > 0 for each in self.split)
+                or abs(sum(self.split) - 1) > 1e-6
+            ):
+                raise ValueError(f"split must be two or three positive shares with sum 1; got {self.split}")
+        if self.hold_out is not None:
+            check_positive(self.hold_out, "hold_out")
+            check_between(self.hold_out, 0, 0.9, "hold_out")
+            if self.split is not None:
+                raise ValueError(
+                    "hold_out is a share of the official training part, and split sets that aside; give one"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as a dictionary for JSON; `from_dict` reads it."""

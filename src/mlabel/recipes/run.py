@@ -89,7 +89,7 @@ class Run:
         folder = Path(folder)
         recipe = dataclasses.replace(recipe, data=str(Path(recipe.data).resolve()))
         table = _read_for_split(recipe, folder, progress)
-        parts = table.parts()
+        parts = split_table(recipe, table)
         if "train" not in parts:
             raise DataError(f"{recipe.data}: there is no training part, only {sorted(parts)}")
         say(table.summary())
@@ -125,7 +125,8 @@ class Run:
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         last = recipe.train.memory_format == "channels_last"
         model.to(memory_format=torch.channels_last if last else torch.contiguous_format)
-        run = cls(folder, recipe, _read_for_split(recipe, folder, progress).parts(), model, progress)
+        parts = split_table(recipe, _read_for_split(recipe, folder, progress))
+        run = cls(folder, recipe, parts, model, progress)
         run.load_best()
         return run
 
@@ -419,6 +420,11 @@ def read_table(recipe: Recipe) -> ImageTable:
     if recipe.limit is not None:
         table = table.limit(recipe.limit)
     return table if recipe.cache is None else table.cached(recipe.cache)
+
+
+def split_table(recipe: Recipe, table: ImageTable) -> dict[str, ImageTable]:
+    """Return the parts of a recipe's table by name, split as it says."""
+    return table.parts(recipe.split_seed, fractions=recipe.split, method=recipe.split_method, hold_out=recipe.hold_out)
 
 
 def _read_for_split(recipe: Recipe, folder: Path, progress: Progress) -> ImageTable:
