@@ -24,6 +24,7 @@ COMMANDS = {
         "runs",
         "Fit calibration and thresholds of a run on its validation part, and put them into its bundle.",
     ),
+    "compare": ("compare", "Compare runs on the same images: metrics with paired intervals, labels won, cost."),
     "predict": ("predict", "Label images with a trained bundle."),
     "export": ("export", "Write a trained model for other programs, and check that it says the same there."),
     "index": ("search", "Index the scores of many images, for `mlabel search`."),

@@ -252,6 +252,27 @@ def add_threshold(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threshold", type=float, default=0.5, help="of the middle column of the table")
 
 
+def add_include(parser: argparse.ArgumentParser) -> None:
+    """Add `--include`."""
+    parser.add_argument(
+        "--include",
+        type=Listing(str),
+        default=(),
+        metavar="NAME[,NAME]",
+        help="metrics to measure besides, such as macro_mcc,micro_ece,ndcg_at_5",
+    )
+
+
+def add_intervals(parser: argparse.ArgumentParser, text: str, *, default: int | None = None) -> None:
+    """Add `--intervals`; `text` says what its number is of."""
+    parser.add_argument("--intervals", type=int, nargs="?", const=1000, default=default, metavar="RESAMPLES", help=text)
+
+
+def add_page(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add `--page`."""
+    parser.add_argument("--page", metavar="FOLDER", help=text)
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add `--device`."""
     parser.add_argument("--device", help="such as cpu or cuda:0; a GPU where there is one, if not given")

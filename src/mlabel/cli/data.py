@@ -19,6 +19,7 @@ from mlabel.cli._options import (
     add_dry_run,
     add_format,
     add_images,
+    add_page,
     add_seed,
     add_workers,
     dataset_recipe,
@@ -84,7 +85,7 @@ def add_doctor(commands: Any) -> None:
     parser.add_argument("--duplicates", type=int, default=4, help="bits of 64 in which near-duplicates may differ")
     add_workers(parser)
     add_format(parser)
-    parser.add_argument("--page", metavar="FOLDER", help="write a page with plots into this folder")
+    add_page(parser, "write a page with plots into this folder")
     parser.add_argument("--no-images", action="store_true", help="look at labels and parts only")
     parser.add_argument(
         "--taxonomy",

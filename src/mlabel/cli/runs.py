@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlabel.cli._config import Listing
 from mlabel.cli._options import (
     add_command,
     add_device,
     add_dry_run,
     add_fields,
+    add_include,
+    add_intervals,
     add_labels,
     add_limit,
     add_pairs,
@@ -126,20 +127,9 @@ def add_evaluate(commands: Any) -> None:
     add_device(parser)
     add_threshold(parser)
     add_limit(parser, "score this many images of the part only")
-    parser.add_argument(
-        "--include",
-        type=Listing(str),
-        default=(),
-        metavar="NAME[,NAME]",
-        help="metrics to measure besides, such as macro_mcc,micro_ece,ndcg_at_5",
-    )
-    parser.add_argument(
-        "--intervals",
-        type=int,
-        nargs="?",
-        const=1000,
-        metavar="RESAMPLES",
-        help="show the 95 %% interval of every metric, from this many resamples (1000 where no number is given)",
+    add_include(parser)
+    add_intervals(
+        parser, "show the 95 %% interval of every metric, from this many resamples (1000 where no number is given)"
     )
 
 

@@ -20,6 +20,7 @@ from mlabel.cli._options import (
     add_format,
     add_limit,
     add_min_score,
+    add_page,
     add_scoring,
     progress,
 )
@@ -117,7 +118,7 @@ def add_search(commands: Any) -> None:
     parser.add_argument("--like", metavar="IMAGE", help="images like this one, in the place of a query; wants --bundle")
     add_bundle(parser, ", with --like: that which the index was made with")
     add_format(parser)
-    parser.add_argument("--page", metavar="FOLDER", help="write a page with the images into this folder")
+    add_page(parser, "write a page with the images into this folder")
     parser.add_argument(
         "--images-in", metavar="FOLDER", default=".", help="the page shows images in this folder, and no others"
     )

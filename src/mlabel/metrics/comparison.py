@@ -280,7 +280,7 @@ def _share(space: LabelSpace | None, spaces: tuple[LabelSpace, LabelSpace] | Non
     of_targets = first if space is None else space
     if first == second == of_targets:
         return _Shared(first, (first, first), None, none_out)
-    groups = [_common(group, (second, of_targets)) for group in first.groups]
+    groups = [common_group(group, (second, of_targets)) for group in first.groups]
     held = [group for group in groups if group is not None]
     if not held:
         raise ValueError("the models and the targets have no label in common by which they could be compared")
@@ -291,7 +291,7 @@ def _share(space: LabelSpace | None, spaces: tuple[LabelSpace, LabelSpace] | Non
     return _Shared(shared, (first, second), columns, left_out)  # type: ignore[arg-type]
 
 
-def _common(group: Group, others: Iterable[LabelSpace]) -> Group | None:
+def common_group(group: Group, others: Iterable[LabelSpace]) -> Group | None:
     """Return the part of a group that other spaces have too; of an exclusive group all of it, or None."""
     kept = list(group.labels)
     for other in others:

@@ -1,6 +1,9 @@
 """Presets and the whole way of a run: read, split, fit, calibrate, evaluate, bundle, report."""
 
 from mlabel.recipes.card import copy_with_card
+from mlabel.recipes.comparing import LABEL_STATISTICS, RunComparison, compare_runs
+from mlabel.recipes.comparison_page import write_run_comparison
+from mlabel.recipes.cost import ModelCost, measure_costs
 from mlabel.recipes.demo import DEMO, demo
 from mlabel.recipes.evaluation import RunEvaluation
 from mlabel.recipes.pages import write_evaluation
@@ -13,14 +16,20 @@ __all__ = [
     "CALIBRATIONS",
     "DEMO",
     "INIT_BIASES",
+    "LABEL_STATISTICS",
+    "ModelCost",
     "Recipe",
     "Run",
+    "RunComparison",
     "RunEvaluation",
     "RunPlan",
+    "compare_runs",
     "copy_with_card",
     "demo",
+    "measure_costs",
     "plan_run",
     "run",
     "write_evaluation",
+    "write_run_comparison",
     "write_scenes",
 ]

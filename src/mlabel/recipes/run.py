@@ -15,18 +15,19 @@ import torch
 
 from mlabel._checks import DataError, suggest
 from mlabel._files import read_json
-from mlabel.data import READERS, BadImage, ImageTable, stratified_split
-from mlabel.decisions import Thresholds, cross_fit_thresholds, fit_thresholds
+from mlabel.data import READERS, BadImage, ImageTable
+from mlabel.decisions import Thresholds, fit_thresholds
 from mlabel.inference import save_bundle
 from mlabel.labels import LabelSpace
 from mlabel.metrics import Intervals, bootstrap, evaluate
 from mlabel.metrics.evaluation import METRICS, check_include
 from mlabel.models import Classifier, create_model, from_config
 from mlabel.recipes.calibration import FILE as CALIBRATION_FILE
-from mlabel.recipes.calibration import calibrated, cross_calibrated, make_calibration
+from mlabel.recipes.calibration import calibrated, make_calibration
 from mlabel.recipes.copies import keep_copies_together
 from mlabel.recipes.evaluation import RunEvaluation, describe_intervals
 from mlabel.recipes.imbalance import describe_labels, make_loss
+from mlabel.recipes.judging import fifths, judge, threshold_fit
 from mlabel.recipes.pages import write_evaluation
 from mlabel.recipes.recipe import Recipe
 from mlabel.training import (
@@ -243,7 +244,7 @@ class Run:
             if maps is not None:
                 maps.save(self.folder / CALIBRATION_FILE)
                 scores = calibrated(self.folder, scores, scored)
-            thresholds = fit_thresholds(scores, scored.targets, **_fitting(recipe, scored))
+            thresholds = fit_thresholds(scores, scored.targets, **threshold_fit(recipe, scored))
             thresholds.save(self.folder / "thresholds.json")
         write_run_config(self.folder, recipe=recipe.to_dict())
         counts = self.parts["train"].counts
@@ -278,26 +279,13 @@ class Run:
         include = check_include(include)
         said = self.score(part)
         scores, table = said.of_scored(self.parts[part])
-        fifths = self._fifths(table) if part == "val" else None
-        if (self.folder / CALIBRATION_FILE).exists():
-            notes = (*notes, f"scores are calibrated: {self.recipe.calibration}")
-            if fifths is None:
-                scores = calibrated(self.folder, scores, table)
-            else:
-                scores = cross_calibrated(self.recipe, self.folder, scores, table, folds=fifths)
+        judged = judge(self.recipe, self.folder, scores, table, folds=fifths(table) if part == "val" else None)
+        scores, notes = judged.scores, (*notes, *judged.notes)
         known = {"mask": table.unknown, "space": table.space, "include": include}
         prior = np.broadcast_to(prior_scores(self.parts["train"]), scores.shape)
         settings: dict[str, tuple[Any, Any]] = {f"at {threshold:g}": (threshold, None)}
-        saved = self.folder / "thresholds.json"
-        if not table.space.any_of.any():
-            notes = (*notes, "every group is exclusive: the highest score decides, and there are no thresholds")
-        elif saved.exists() and fifths is not None:
-            crossed = cross_fit_thresholds(scores, table.targets, folds=fifths, **_fitting(self.recipe, table))
-            settings["calibrated"] = crossed.parts, crossed.folds
-            note = "calibrated: cross-fitted, each fifth judged by thresholds fitted on the others"
-            notes = (*notes, note, f"thresholds for {crossed.summary()}")
-        elif saved.exists():
-            settings["calibrated"] = Thresholds.load(saved, table.space), None
+        if judged.thresholds is not None:
+            settings["calibrated"] = judged.thresholds, judged.folds
         columns = {"prior": evaluate(prior, table.targets, **known)}
         for title, (levels, folds) in settings.items():
             columns[title] = evaluate(scores, table.targets, levels, folds=folds, **known)
@@ -321,10 +309,6 @@ class Run:
         """Return a sentence on the images that training went on without, or none."""
         number = BadLog(self.folder / "bad.jsonl").count("train")
         return (f"images that training skipped, as they cannot be read: {number:,}; see bad.jsonl",) if number else ()
-
-    def _fifths(self, table: ImageTable) -> np.ndarray:
-        """Return the stratified fifth of each image (N,)."""
-        return stratified_split(table.targets, (0.2,) * 5, groups=table.groups, unknown=table.unknown)
 
 
 def run(
@@ -485,8 +469,3 @@ def _put_rows(said: TableScores, scores: np.ndarray) -> np.ndarray:
     result = np.full_like(said.probabilities, np.nan)
     result[said.rows] = scores
     return result
-
-
-def _fitting(recipe: Recipe, table: ImageTable) -> Mapping[str, Any]:
-    goal = {"objective": recipe.objective, "scope": recipe.scope, **recipe.objective_options}
-    return {**goal, "mask": table.unknown, "space": table.space}

@@ -1,5 +1,6 @@
 """What a person looks at after a run: figures and one self-contained page."""
 
+from mlabel.report.comparison import plot_differences, write_comparison
 from mlabel.report.issues import LabelIssues, label_issues
 from mlabel.report.page import Tile, write_diagnosis, write_gallery, write_report
 from mlabel.report.plots import (
@@ -19,12 +20,14 @@ __all__ = [
     "label_issues",
     "plot_augmented",
     "plot_correlation",
+    "plot_differences",
     "plot_examples",
     "plot_explanations",
     "plot_frequencies",
     "plot_history",
     "plot_labels_per_image",
     "plot_sheet",
+    "write_comparison",
     "write_diagnosis",
     "write_gallery",
     "write_report",
