@@ -263,9 +263,9 @@ def add_include(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_intervals(parser: argparse.ArgumentParser, text: str, *, default: int | None = None) -> None:
+def add_intervals(parser: argparse.ArgumentParser, text: str) -> None:
     """Add `--intervals`; `text` says what its number is of."""
-    parser.add_argument("--intervals", type=int, nargs="?", const=1000, default=default, metavar="RESAMPLES", help=text)
+    parser.add_argument("--intervals", type=int, nargs="?", const=1000, metavar="RESAMPLES", help=text)
 
 
 def add_page(parser: argparse.ArgumentParser, text: str) -> None:

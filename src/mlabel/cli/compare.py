@@ -40,7 +40,9 @@ def add_compare(commands: Any) -> None:
         default="benjamini_hochberg",
         help="of the p-values of labels, for there being so many",
     )
-    add_intervals(parser, "resamples of the images that intervals and p-values are from", default=1000)
+    add_intervals(
+        parser, "resamples of the images that intervals and p-values are from; 1000 to 4000 by the number of labels"
+    )
     add_limit(parser, "score this many images of the part only")
     parser.add_argument("--seconds", type=float, default=3.0, help="how long each model's speed is measured; 0: not")
     add_device(parser)

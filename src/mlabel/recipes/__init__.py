@@ -1,7 +1,8 @@
 """Presets and the whole way of a run: read, split, fit, calibrate, evaluate, bundle, report."""
 
 from mlabel.recipes.card import copy_with_card
-from mlabel.recipes.comparing import LABEL_STATISTICS, RunComparison, compare_runs
+from mlabel.recipes.comparing import LABEL_STATISTICS, compare_runs
+from mlabel.recipes.comparison import RunComparison
 from mlabel.recipes.comparison_page import write_run_comparison
 from mlabel.recipes.cost import ModelCost, measure_costs
 from mlabel.recipes.demo import DEMO, demo

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlabel._files import to_json, write_atomically
-from mlabel.recipes.comparing import RunComparison
+from mlabel.recipes.comparison import RunComparison
 from mlabel.report import plot_differences, write_comparison
 
 # Metrics that are not between 0 and 1, beside which the others could not be seen.
@@ -29,28 +29,30 @@ def write_run_comparison(result: RunComparison, folder: str | Path) -> Path:
     labels, differences, costs = result.label_rows(), result.difference_rows(), result.cost_rows()
     for name, rows in {"metrics": differences, "labels": labels, "costs": costs}.items():
         write_atomically(folder / f"{name}.csv", _csv(rows))
-    rows = [
-        {key: value for key, value in row.items() if key not in ("run_value", "other_value")} for row in differences
-    ]
-    first, second = result.names[:2]
-    two = len(result.names) == 2
-    caption = f"Differences: {first} less {second}" if two else "Differences: the run less the other"
-    if two:
-        rows = [{key: value for key, value in row.items() if key not in ("run", "other")} for row in rows]
     return write_comparison(
         folder,
         title=f"{', '.join(result.names)}: compared on the {result.part} part",
-        comparison=result.metrics,
+        comparison=result.columns(),
         tables={
             f"Labels won, by {result.by}": result.win_rows(),
-            "Cost": costs,
-            caption: rows,
+            "Cost": result.shown_costs(),
+            **_difference_tables(result),
             "Settings that differ": _settings_rows(result.settings),
         },
         labels=labels,
         pictures=_draw(result, labels, folder),
         notes=result.notes,
     )
+
+
+def _difference_tables(result: RunComparison) -> dict[str, list[dict[str, Any]]]:
+    """Return a table for each pair of more than two runs; of two, the table of metrics has it."""
+    if len(result.names) == 2:
+        return {}
+    return {
+        f"Differences: {first} less {second}": [{"metric": name, **held._asdict()} for name, held in found.items()]
+        for (first, second), found in result.pairs.items()
+    }
 
 
 def _draw(result: RunComparison, labels: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Path]:
