@@ -22,7 +22,7 @@ from mlabel._files import read_json, to_json, write_atomically
 from mlabel.decisions._isotonic import fit_isotonic
 from mlabel.decisions._maps import MAPS, LogitMap, SlopeMap
 from mlabel.decisions._slopes import AnyOfData, Evidence, as_slopes, fit_classes, fit_labels, fit_pools
-from mlabel.decisions.cross_fitting import _folds
+from mlabel.decisions.cross_fitting import check_folds
 from mlabel.labels import LabelSpace
 from mlabel.metrics._blocks import block_size, blocks, map_blocks
 from mlabel.metrics._ranks import _gather_columns
@@ -324,7 +324,7 @@ def cross_fit_calibration(
         ([1.0, 1.0, 0.0, 0.0], [0, 0, 1, 1])
     """
     held, sparse_targets, unknown = check_inputs(logits, targets, mask)
-    rows = _folds(folds, len(held), seed)
+    rows = check_folds(folds, len(held), seed)
     result = np.empty_like(held)
     for fold in range(int(rows.max()) + 1):
         mine, others = np.flatnonzero(rows == fold), np.flatnonzero(rows != fold)

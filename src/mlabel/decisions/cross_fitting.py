@@ -123,7 +123,7 @@ def cross_fit_thresholds(
     }
     checked = check_inputs(scores, targets, mask)
     goal = make_goal(objective, scope, options, num_labels=checked[0].shape[1])
-    rows = _folds(folds, len(checked[0]), seed)
+    rows = check_folds(folds, len(checked[0]), seed)
     fitted = fit_goal(checked, goal, space)
     parts = tuple(fit_goal(_take_rows(checked, rows != fold), goal, space) for fold in range(int(rows.max()) + 1))
     alone = np.zeros(len(rows), dtype=np.int64)
@@ -133,7 +133,12 @@ def cross_fit_thresholds(
     return CrossFit(fitted, parts, rows, in_sample, held_out)
 
 
-def _folds(folds: Any, num_samples: int, seed: int) -> np.ndarray:
+def check_folds(folds: Any, num_samples: int, seed: int) -> np.ndarray:
+    """Return the fold of each sample, int64 (N,): those given, or a number of them dealt out at random.
+
+    Raises:
+        ValueError: fewer than two folds, an empty one, or another shape.
+    """
     given = to_numpy(folds)
     if given.ndim == 0:
         if not 2 <= int(given) <= num_samples:

@@ -1,6 +1,7 @@
 """What a person looks at after a run: figures and one self-contained page."""
 
 from mlabel.report.comparison import plot_differences, write_comparison
+from mlabel.report.cross_fit import cross_fit_scores
 from mlabel.report.issues import LabelIssues, label_issues
 from mlabel.report.page import Tile, write_diagnosis, write_gallery, write_report
 from mlabel.report.plots import (
@@ -16,6 +17,7 @@ from mlabel.report.sheet import plot_augmented, plot_explanations, plot_sheet
 __all__ = [
     "LabelIssues",
     "Tile",
+    "cross_fit_scores",
     "explain",
     "label_issues",
     "plot_augmented",
