@@ -83,17 +83,17 @@ def compare(name: str, options: argparse.Namespace, *, by: str, share: float) ->
     given, planted = flip(table.targets, share, by, options.seed)
     scores = cross_fit_scores(features, given, space=table.space, seed=options.seed)
     print(f"\n{name}: {share:.0%} of {by} flipped, {planted.sum():,} of {planted.size:,}\n")
-    print("| | named | precision | recall | of the first planted number |\n|---|---|---|---|---|")
+    print("| | named | precision | recall | of the first 500 by self-confidence, by margin |\n|---|---|---|---|---|")
     for method, filter_by in (("noise_rate", "prune_by_noise_rate"), ("confident", "confident_learning")):
         issues = label_issues(scores, given, space=table.space, method=method)
         named = entries(issues, given.shape)
-        first = entries(issues[: planted.sum()], given.shape)
-        at = (first & planted).sum() / max(first.sum(), 1)
-        print(f"| {method} | {judge(named, planted)} | {at:.3f} |")
+        ranked = (issues, label_issues(scores, given, space=table.space, method=method, rank="margin"))
+        first = [planted[each.rows[:500], each.columns[:500]].mean() for each in ranked]
+        print(f"| {method} | {judge(named, planted)} | {first[0]:.3f}, {first[1]:.3f} |")
         print(f"| cleanlab, {filter_by} | {judge(by_cleanlab(scores, given, filter_by), planted)} | |")
         print(f"| as many by loss | {judge(by_loss(scores, given, int(named.sum())), planted)} | |")
-    first = by_loss(scores, given, int(planted.sum()))
-    print(f"| as many by loss as were planted | {judge(first, planted)} | |", flush=True)
+    first = by_loss(scores, given, 500)
+    print(f"| 500 by loss | {judge(first, planted)} | |", flush=True)
 
 
 def made_up(samples: int, labels: int) -> tuple[np.ndarray, sp.csr_array]:

@@ -486,3 +486,21 @@ def test_a_run_goes_to_the_hub_with_its_card(trained: Path, tmp_path: Path, caps
         assert "measure the run again" in capsys.readouterr().err
     finally:
         report.write_text(held)
+
+
+@pytest.mark.parametrize(("part", "images"), [("val", 20), ("train", 60)])
+def test_probable_label_errors_are_written_beside_the_report(trained: Path, part: str, images: int, capsys) -> None:
+    capsys.readouterr()
+    assert main(["label-issues", "--run", str(trained), "--part", part, "--rank", "margin", "--top", "1"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith(f"{part} part, ")
+    assert f"on {images} images" in said.err
+    assert ("cross-fitted in 5 folds" in said.err) == (part == "train")
+    with open(trained / "report" / f"label-issues-{part}.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert f"{part} part, {len(rows)} labels to look at" in said.out
+    margins = [float(row["margin"]) for row in rows]
+    assert margins == sorted(margins)
+    page = (trained / "report" / f"label-issues-{part}" / "index.html").read_text(encoding="utf-8")
+    assert f"Probable label errors, {part} part" in page
+    assert page.count("data:image/jpeg") == len({row["kind"] for row in rows})

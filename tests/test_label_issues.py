@@ -15,9 +15,11 @@ from cleanlab.multilabel_classification.filter import find_label_issues, find_mu
 from cleanlab.multilabel_classification.rank import get_label_quality_scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from mlabel.labels import Group, LabelSpace
-from mlabel.report import label_issues, write_gallery
+from mlabel.report import cross_fit_scores, label_issues, write_gallery
 
 MIXED = LabelSpace([Group("tags", ["cat", "dog", "car"]), Group("size", ["small", "middle", "large"], exclusive=True)])
 
@@ -115,6 +117,17 @@ def test_issues_are_real_contradictions_and_sorted():
     assert ((issues.scores > 0.5) == (issues.kinds == "missing")).all()
     assert np.allclose(issues.self_confidence, np.where(given_as == 1, issues.scores, 1 - issues.scores))
     assert (np.diff(issues.self_confidence) >= 0).all()
+
+
+def test_ranked_by_what_stands_out():
+    scores, targets = noisy(3)
+    plain, ranked = label_issues(scores, targets), label_issues(scores, targets, rank="margin")
+    usual = np.stack([1 - scores.mean(axis=0, where=targets == 0), scores.mean(axis=0, where=targets == 1)])
+    own = usual[(ranked.kinds == "wrong").astype(int), ranked.columns]
+    assert np.allclose(ranked.margins, ranked.self_confidence - own, atol=1e-6)
+    assert (np.diff(ranked.margins) >= 0).all()
+    assert sorted(zip(plain.rows, plain.columns, strict=True)) == sorted(zip(ranked.rows, ranked.columns, strict=True))
+    assert plain.rows.tolist() != ranked.rows.tolist()
 
 
 def test_thresholds_say_what_a_decision_is():
@@ -218,6 +231,7 @@ def test_a_joint_by_hand():
             "better": "",
             "score": pytest.approx(0.1),
             "self_confidence": pytest.approx(0.1),
+            "margin": pytest.approx(0.1 - 0.6),
         }
     ]
 
@@ -262,6 +276,106 @@ def test_labels_of_one_value_and_no_samples_say_nothing():
     assert len(label_issues(scores[:0], targets[:0])) == 0
 
 
+# Scores out of sample.
+
+
+def separable(seed: int = 0, samples: int = 120) -> tuple[np.ndarray, np.ndarray]:
+    """Return features (N, 6) and targets (N, 6) of MIXED that follow from them."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(samples, 6))
+    sizes = np.eye(3, dtype=np.uint8)[features[:, 3:].argmax(axis=1)]
+    return features, np.concatenate([(features[:, :3] > 0.3).astype(np.uint8), sizes], axis=1)
+
+
+def test_cross_fitted_scores_are_those_of_scikit_learn():
+    features, targets = separable()
+    folds, l2 = np.arange(120) % 2, 0.05
+    scores = cross_fit_scores(features, targets, space=MIXED, folds=folds, l2=l2)
+    for fold in (0, 1):
+        seen, held_out = folds != fold, folds == fold
+        scale = StandardScaler().fit(features[seen])
+        # The mean loss and l2 / 2 of the squares, as the sum of losses and 1 / (2 C) of them.
+        fitted = {"C": 1 / (l2 * seen.sum()), "tol": 1e-8, "max_iter": 10_000}
+        inside, outside = scale.transform(features[seen]), scale.transform(features[held_out])
+        for column in range(3):
+            model = LogisticRegression(**fitted).fit(inside, targets[seen, column])
+            assert np.allclose(scores[held_out, column], model.predict_proba(outside)[:, 1], atol=2e-3)
+        model = LogisticRegression(**fitted).fit(inside, targets[seen, 3:].argmax(axis=1))
+        assert np.allclose(scores[held_out, 3:], model.predict_proba(outside), atol=2e-3)
+
+
+def test_no_sample_helps_to_score_itself():
+    """Another target of one sample changes the scores of the other folds only."""
+    features, targets = separable()
+    folds = np.arange(120) % 3
+    other = targets.copy()
+    other[5, 0] ^= 1
+    before, after = (cross_fit_scores(features, each, folds=folds) for each in (targets, other))
+    changed = (before != after).any(axis=1)
+    assert np.array_equal(changed, folds != folds[5])
+
+
+def test_what_is_unknown_is_not_fitted_to():
+    features, targets = separable()
+    known = np.random.default_rng(1).random(targets.shape) < 0.7
+    known[:, 3:] = known[:, 3:4]
+    garbled = np.where(known, targets, 1 - targets).astype(np.uint8)
+    garbled[:, 3:] = np.where(known[:, 3:4], targets[:, 3:], 0)
+    folds = np.arange(120) % 2
+    said = [
+        cross_fit_scores(features, each, mask=mask, space=MIXED, folds=folds)
+        for each, mask in ((targets * known, known), (garbled, sp.csr_array(~known)))
+    ]
+    assert np.array_equal(*said)
+    assert np.abs(said[0] - cross_fit_scores(features, targets, space=MIXED, folds=folds)).max() > 0.01
+
+
+def test_folds_are_stratified_and_repeat(monkeypatch):
+    features, targets = separable()
+    plain = cross_fit_scores(features, targets, folds=4, seed=3)
+    assert np.array_equal(plain, cross_fit_scores(torch.from_numpy(features), sp.csr_array(targets), folds=4, seed=3))
+    monkeypatch.setattr("mlabel.report.cross_fit._BLOCK_LABELS", 2)
+    assert np.allclose(plain, cross_fit_scores(features, targets, folds=4, seed=3), atol=5e-3)
+
+
+def test_labels_of_all_or_none_keep_their_share():
+    features, targets = separable()
+    targets[:, 0], targets[:, 1] = 0, 1
+    features[:, 5] = 7.0
+    scores = cross_fit_scores(features, targets, folds=3)
+    assert (scores[:, 0] < 0.02).all()
+    assert (scores[:, 1] > 0.98).all()
+
+
+def test_planted_errors_are_found_by_cross_fitted_scores():
+    features, targets = separable(samples=600)
+    rng = np.random.default_rng(0)
+    planted = np.zeros(targets.shape, dtype=bool)
+    planted[:, :3] = rng.random((600, 3)) < 0.03
+    scores = cross_fit_scores(features, targets ^ planted, l2=1e-3)
+    issues = label_issues(scores, targets ^ planted)
+    found = planted[issues.rows, issues.columns]
+    assert found.sum() > 0.8 * planted.sum()
+    assert found.mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": np.ones((3, 2))}, "features are of 4 samples, and targets of 3"),
+        ({"space": MIXED}, "the space has 6 labels"),
+        ({"l2": 0.0}, "l2 must be"),
+        ({"folds": 1}, "folds must be 2 to"),
+        ({"folds": [0, 0, 0, 0]}, "two folds"),
+        ({"features": np.full((4, 2), np.nan)}, "features must be finite"),
+    ],
+)
+def test_what_a_cross_fit_refuses(change, message):
+    plain = {"features": np.eye(4), "targets": np.eye(4)[:, :2]}
+    with pytest.raises(ValueError, match=message):
+        cross_fit_scores(**{**plain, **change})
+
+
 # What is written.
 
 
@@ -273,7 +387,7 @@ def test_a_table_as_csv(tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == [ids[row] for row in issues.rows]
     assert [float(row["score"]) for row in rows] == pytest.approx(issues.scores.tolist(), abs=1e-6)
-    assert list(rows[0]) == ["id", "label", "kind", "better", "score", "self_confidence"]
+    assert list(rows[0]) == ["id", "label", "kind", "better", "score", "self_confidence", "margin"]
 
 
 def test_a_gallery_of_the_worst(tmp_path):
@@ -294,6 +408,7 @@ def test_a_gallery_of_the_worst(tmp_path):
     [
         ({"scores": [[1.5]]}, "probabilities in \\[0, 1\\]"),
         ({"method": "noise"}, "did you mean 'noise_rate'"),
+        ({"rank": "margins"}, "did you mean 'margin'"),
         ({"targets": [[1, 0]]}, "must be of shape"),
         ({"thresholds": [0.1, 0.2]}, "thresholds must be"),
     ],

@@ -81,7 +81,7 @@ def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> Parser:
     parser, commands = _bare_parser()
     for name in names:
         module = importlib.import_module(f"mlabel.cli.{COMMANDS[name][0]}")
-        getattr(module, f"add_{name}")(commands)
+        getattr(module, f"add_{name.replace('-', '_')}")(commands)
     return parser
 
 

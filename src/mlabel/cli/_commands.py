@@ -25,6 +25,7 @@ COMMANDS = {
         "Fit calibration and thresholds of a run on its validation part, and put them into its bundle.",
     ),
     "compare": ("compare", "Compare runs on the same images: metrics with paired intervals, labels won, cost."),
+    "label-issues": ("issues", "Name labels that are probably missing or wrong, as CSV and as a page with the images."),
     "predict": ("predict", "Label images with a trained bundle."),
     "export": ("export", "Write a trained model for other programs, and check that it says the same there."),
     "index": ("search", "Index the scores of many images, for `mlabel search`."),

@@ -7,6 +7,7 @@ from mlabel.recipes.comparison_page import write_run_comparison
 from mlabel.recipes.cost import ModelCost, measure_costs
 from mlabel.recipes.demo import DEMO, demo
 from mlabel.recipes.evaluation import RunEvaluation
+from mlabel.recipes.label_issues import RunIssues, find_run_issues, write_issues
 from mlabel.recipes.pages import write_evaluation
 from mlabel.recipes.plan import RunPlan, plan_run
 from mlabel.recipes.recipe import CALIBRATIONS, INIT_BIASES, Recipe
@@ -23,14 +24,17 @@ __all__ = [
     "Run",
     "RunComparison",
     "RunEvaluation",
+    "RunIssues",
     "RunPlan",
     "compare_runs",
     "copy_with_card",
     "demo",
+    "find_run_issues",
     "measure_costs",
     "plan_run",
     "run",
     "write_evaluation",
+    "write_issues",
     "write_run_comparison",
     "write_scenes",
 ]

@@ -27,19 +27,21 @@ class Found(NamedTuple):
         columns: Of the label that was given, or, for one that is missing, of that; int64 (M,).
         missing: True where the label was absent; bool (M,).
         better: The column of the class that it probably is instead, -1 of any-of labels; int64 (M,).
+        usual: The mean probability of what was given over all samples given the same, float64 (M,).
     """
 
     rows: np.ndarray
     columns: np.ndarray
     missing: np.ndarray
     better: np.ndarray
+    usual: np.ndarray
 
 
 def join(parts: list[Found]) -> Found:
     """Return all of `parts`, in their order."""
     if not parts:
         none = np.zeros(0, dtype=np.int64)
-        return Found(none, none, none.astype(bool), none)
+        return Found(none, none, none.astype(bool), none, none.astype(np.float64))
     return Found(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
@@ -93,7 +95,8 @@ def _block_issues(
 ) -> tuple[Found, np.ndarray]:
     """Return the issues of a block (l, N), and its joints (l, 2, 2)."""
     held = block[present]
-    believed, doubted = _confident(block, present, hidden)
+    usual = _usual(block, present, hidden)
+    believed, doubted = _confident(block, usual)
     counts = _joint_counts(believed, doubted, present, hidden)
     joint = _scaled(counts, _given(block.shape, present, hidden))
     over = block > limits[:, None]
@@ -112,27 +115,32 @@ def _block_issues(
         wrong = _lowest(wrong, block[wrong], joint[:, 1, 0])
     columns, samples = (np.concatenate(pair).astype(np.int64) for pair in zip(lacking, wrong, strict=True))
     missing = np.arange(len(samples)) < len(lacking[0])
-    return Found(samples, columns, missing, np.full(len(samples), -1, dtype=np.int64)), joint
+    none = np.full(len(samples), -1, dtype=np.int64)
+    return Found(samples, columns, missing, none, usual[columns, np.where(missing, 0, 1)]), joint
 
 
-def _confident(block: np.ndarray, present: _Places, hidden: _Places | None) -> tuple[np.ndarray, np.ndarray]:
+def _usual(block: np.ndarray, present: _Places, hidden: _Places | None) -> np.ndarray:
+    """Return the mean of one minus the score of those that lack each label, and of the score of those that have it.
+
+    (l, 2); 2, which no score is, where nobody lacks or has it.
+    """
+    given = _given(block.shape, present, hidden)
+    inside = np.bincount(present[0], weights=block[present], minlength=len(block))
+    outside = block.sum(axis=1, dtype=np.float64) - inside
+    if hidden is not None:
+        outside -= np.bincount(hidden[0], weights=block[hidden], minlength=len(block))
+    sums = np.stack([given[:, 0] - outside, inside], axis=1)
+    return np.where(given > 0, sums / np.maximum(given, 1), 2.0)
+
+
+def _confident(block: np.ndarray, usual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return where a label confidently holds, and where it confidently does not, bool (l, N) each.
 
-    It does where its score is at least the mean of those that have it, and does not where one minus the score is at
-    least the mean of those that have it not; where both are so, the greater decides.
+    It does where its score is at least what is usual of those that have it, and does not where one minus the score is
+    at least what is usual of those that lack it; where both are so, the greater decides.
     """
-    labels, size = np.arange(len(block)), block.shape[1]
-    positives = np.bincount(present[0], minlength=len(labels))
-    inside = np.bincount(present[0], weights=block[present], minlength=len(labels))
-    known, total = np.full(len(labels), size), block.sum(axis=1, dtype=np.float64)
-    if hidden is not None:
-        known = known - np.bincount(hidden[0], minlength=len(labels))
-        total = total - np.bincount(hidden[0], weights=block[hidden], minlength=len(labels))
-    negatives = known - positives
-    # Of a class that nobody has, nobody is confident.
-    holds = np.where(positives > 0, inside / np.maximum(positives, 1), 2.0)
-    lacks = np.where(negatives > 0, 1.0 - (total - inside) / np.maximum(negatives, 1), 2.0)
-    low, high = np.maximum(holds, 2 * _SLACK) - _SLACK, 1.0 - (np.maximum(lacks, 2 * _SLACK) - _SLACK)
+    levels = np.maximum(usual, 2 * _SLACK) - _SLACK
+    low, high = levels[:, 1], 1.0 - levels[:, 0]
     believed = (block >= low[:, None]) & (block > np.minimum(high, 0.5)[:, None])
     doubted = (block <= high[:, None]) & ~believed
     return believed, doubted
@@ -223,7 +231,8 @@ def class_issues(scores: np.ndarray, given: np.ndarray, *, by_count: bool) -> tu
     # Where the given class is among the most probable ones, nothing speaks against it.
     false &= scores[np.arange(len(rows)), classes] < scores[np.arange(len(rows)), best]
     chosen = np.flatnonzero(false)
-    return Found(rows[chosen], classes[chosen], np.zeros(len(chosen), dtype=bool), best[chosen]), joint
+    own, none = classes[chosen], np.zeros(len(chosen), dtype=bool)
+    return Found(rows[chosen], own, none, best[chosen], means[own]), joint
 
 
 def _furthest(scores: np.ndarray, classes: np.ndarray, joint: np.ndarray) -> np.ndarray:

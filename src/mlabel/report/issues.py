@@ -21,6 +21,8 @@ from mlabel.report._confident import Found, any_of_issues, class_issues, join
 from mlabel.report.page import Tile
 
 METHODS = ("noise_rate", "confident")
+RANKS = ("self_confidence", "margin")
+_HEAD = ("id", "label", "kind", "better", "score", "self_confidence", "margin")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +35,8 @@ class LabelIssues:
         kinds: `missing`: the label was absent and probably holds; `wrong`: it was given and probably does not; (M,).
         scores: The probability of the label, float32 (M,).
         self_confidence: The probability of what was given, the lower the worse; float32 (M,).
+        margins: Self-confidence less the mean of all samples that were given the same, float32 (M,): how much the entry
+            stands out among its like.
         better: Of an exclusive group the column of the class that it probably is, else -1; int64 (M,).
         joints: The confident joint of each any-of label (L, 2, 2): estimated numbers of known samples, by what was
             given (absent, present) and what is true; 0 at exclusive columns.
@@ -45,6 +49,7 @@ class LabelIssues:
     kinds: np.ndarray
     scores: np.ndarray = field(repr=False)
     self_confidence: np.ndarray = field(repr=False)
+    margins: np.ndarray = field(repr=False)
     better: np.ndarray = field(repr=False)
     joints: np.ndarray = field(repr=False)
     class_joints: Mapping[str, np.ndarray] = field(repr=False)
@@ -55,7 +60,7 @@ class LabelIssues:
 
     def __getitem__(self, chosen: Any) -> LabelIssues:
         """Return some of the issues, by a slice, places or a bool array."""
-        held = ("rows", "columns", "kinds", "scores", "self_confidence", "better")
+        held = ("rows", "columns", "kinds", "scores", "self_confidence", "margins", "better")
         return replace(self, **{name: getattr(self, name)[chosen] for name in held})
 
     def name(self, column: int) -> str:
@@ -63,7 +68,7 @@ class LabelIssues:
         return str(column) if self.space is None else self.space.names[column]
 
     def table(self, ids: Sequence[Any] | np.ndarray | None = None) -> list[dict[str, Any]]:
-        """Return the issues as rows of a table: id, label, kind, better, score and self_confidence.
+        """Return the issues as rows of a table: id, label, kind, better, score, self_confidence, margin.
 
         Args:
             ids: The id of each sample (N,); None: its number.
@@ -74,16 +79,18 @@ class LabelIssues:
                 "label": self.name(column),
                 "kind": str(kind),
                 "better": "" if better < 0 else self.name(better),
-                "score": float(score),
-                "self_confidence": float(confidence),
+                "score": score,
+                "self_confidence": confidence,
+                "margin": margin,
             }
-            for row, column, kind, better, score, confidence in zip(
+            for row, column, kind, better, score, confidence, margin in zip(
                 self.rows.tolist(),
                 self.columns.tolist(),
                 self.kinds.tolist(),
                 self.better.tolist(),
                 self.scores.tolist(),
                 self.self_confidence.tolist(),
+                self.margins.tolist(),
                 strict=True,
             )
         ]
@@ -129,10 +136,9 @@ class LabelIssues:
         """Write the table as CSV to the file `path`, the worst first, and return the path; see `table`."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["id", "label", "kind", "better", "score", "self_confidence"])
+        writer.writerow(_HEAD)
         for row in self.table(ids):
-            numbers = (f"{row[name]:.6f}" for name in ("score", "self_confidence"))
-            writer.writerow([row["id"], row["label"], row["kind"], row["better"], *numbers])
+            writer.writerow(row[name] if isinstance(row[name], str) else f"{row[name]:.6f}" for name in _HEAD)
         write_atomically(path, text.getvalue())
         return Path(path)
 
@@ -178,6 +184,7 @@ def label_issues(
     mask: Any = None,
     space: LabelSpace | None = None,
     method: str = "noise_rate",
+    rank: str = "self_confidence",
     thresholds: Any = 0.5,
 ) -> LabelIssues:
     """Return which labels are probably missing or wrong, the most probable first, by confident learning.
@@ -199,12 +206,15 @@ def label_issues(
         space: What the columns mean. None: every column is an any-of label without a name.
         method: `noise_rate`: as many of each label as are estimated to be false, those that the scores contradict most;
             `confident`: all that are confidently the other.
+        rank: `self_confidence`: what is the least probable first; `margin`: what stands out most among those that were
+            given the same. The latter finds more where many labels are missing, the former where they are false at
+            random.
         thresholds: A number, an array (L,), or an object with such in `.values`. Only where the decision at it differs
             from what was given is there an issue; 0.5 is that of the paper.
 
     Raises:
-        ValueError: scores that are no probabilities, shapes that differ, an unknown method, or several classes given
-            in an exclusive group.
+        ValueError: scores that are no probabilities, shapes that differ, an unknown method or rank, or several classes
+            given in an exclusive group.
 
     Example:
         >>> scores = [[0.9], [0.8], [0.1], [0.2], [0.1], [0.95]]
@@ -218,6 +228,7 @@ def label_issues(
         Classification Data".
     """
     resolve(method, dict.fromkeys(METHODS), "method")
+    resolve(rank, dict.fromkeys(RANKS), "rank")
     checked, given, unknown = check_probabilities(scores, targets, mask)
     limits = threshold_values(thresholds, checked.shape[1], space)
     by_columns = known_positives(given, unknown).tocsc(), None if unknown is None else unknown.tocsc()
@@ -234,7 +245,7 @@ def label_issues(
                 checked[:, span], own, hidden, limits=limits[span], by_count=by_count, first=span.start
             )
         parts.append(found)
-    return _ranked(join(parts), checked, joints=joints, class_joints=class_joints, space=space)
+    return _ranked(join(parts), checked, rank, joints=joints, class_joints=class_joints, space=space)
 
 
 def _spans(space: LabelSpace | None, num_labels: int) -> list[tuple[str, slice, bool]]:
@@ -259,17 +270,19 @@ def _classes(own: Any, hidden: Any, name: str) -> np.ndarray:
     return classes
 
 
-def _ranked(found: Found, scores: np.ndarray, **rest: Any) -> LabelIssues:
-    """Return what was found, of lowest self-confidence first; equal ones by row and column."""
+def _ranked(found: Found, scores: np.ndarray, rank: str, **rest: Any) -> LabelIssues:
+    """Return what was found, of the lowest rank first; equal ones by row and column."""
     held = scores[found.rows, found.columns].astype(np.float32)
     confidence = np.where(found.missing, 1 - held, held)
-    order = np.lexsort((found.columns, found.rows, confidence))
+    margins = (confidence - found.usual).astype(np.float32)
+    order = np.lexsort((found.columns, found.rows, margins if rank == "margin" else confidence))
     return LabelIssues(
         rows=found.rows[order],
         columns=found.columns[order],
         kinds=np.where(found.missing, "missing", "wrong")[order],
         scores=held[order],
         self_confidence=confidence[order],
+        margins=margins[order],
         better=found.better[order],
         **rest,
     )
