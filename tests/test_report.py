@@ -1,6 +1,7 @@
 """The report: figures show what they were given, and the page holds all of it, as text, with nothing from outside."""
 
 import base64
+import json
 import math
 import subprocess
 import sys
@@ -16,8 +17,8 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from mlabel.labels import Group, LabelSpace
-from mlabel.metrics import evaluate
-from mlabel.report import plot_examples, plot_frequencies, plot_history, write_report
+from mlabel.metrics import Interval, evaluate
+from mlabel.report import Section, plot_examples, plot_frequencies, plot_history, write_report
 from mlabel.report.plots import BLUE, ORANGE, PURPLE
 
 EPOCHS = [
@@ -36,16 +37,18 @@ HOSTILE = [
 
 
 class Page(HTMLParser):
-    """The tables, texts, tags and links of a page, as a browser would find them."""
+    """The tables, texts, tags, links and columns of labels of a page, as a browser would find them."""
 
     def __init__(self, path):
         super().__init__()
         self.tags, self.links, self.tables, self.texts, self._cell = [], [], {}, [], None
+        self.labels, self._in_labels = None, False
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attributes):
         values = dict(attributes)
         self.tags.append(tag)
+        self._in_labels = values.get("id") == "label-data"
         self.links += [values[name] for name in ("src", "href", "action") if name in values]
         if tag == "table":
             self._rows = self.tables.setdefault(values.get("id", len(self.tables)), [])
@@ -61,6 +64,8 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.texts.append(data)
+        if self._in_labels:
+            self.labels, self._in_labels = json.loads(data), False
         if self._cell is not None:
             self._cell[-1] += data
 
@@ -110,7 +115,7 @@ def test_label_names_come_out_as_they_went_in(tmp_path_factory, names):
     space = LabelSpace([Group("tags", dict.fromkeys(Group("n", [name]).labels[0] for name in names))])
     result = example(space.names)
     page = Page(write_report(tmp_path_factory.mktemp("r"), title="t", comparison={"a": result}, evaluation=result))
-    assert tuple(row[0] for row in page.tables["labels"][1:]) == space.names
+    assert tuple(page.labels["names"]) == space.names
 
 
 def test_texts_are_never_read_as_html(tmp_path):
@@ -130,18 +135,18 @@ def test_texts_are_never_read_as_html(tmp_path):
     )
     plain, hostile = (Page(tmp_path / name / "index.html") for name in ("plain", "hostile"))
     assert "".join(hostile.texts).count(everywhere) == 9  # title twice, column, metric, note, setting (three), command
-    assert hostile.tags.count("script") == plain.tags.count("script") == 1
+    assert hostile.tags.count("script") == plain.tags.count("script") == 2  # the labels, and what shows them
     assert set(hostile.tags) - set(plain.tags) == {"pre", "code"}
-    assert "49" not in "".join(row[0] for row in hostile.tables["labels"])
+    assert hostile.labels["names"] == HOSTILE
 
 
 def test_tables_of_rows_are_shown_under_their_captions(tmp_path):
     rows = [{"tier": "head", "num_labels": 3, "f1": 0.75}, {"tier": HOSTILE[0], "num_labels": 0, "f1": None}]
-    tables = {"Labels <b>by frequency": rows, "None": []}
-    page = Page(write_report(tmp_path, title="t", comparison={"a": {"b": 1.0}}, tables=tables))
-    assert page.tables["table-1"] == [["tier", "num labels", "f1"], ["head", "3", "0.7500"], [HOSTILE[0], "0", "–"]]
-    assert "Labels <b>by frequency" in page.texts
-    assert "table-2" not in page.tables
+    section = Section("A <b>section", ["Read it so."], tables={"Labels <b>by frequency": rows, "None": []})
+    page = Page(write_report(tmp_path, title="t", comparison={"a": {"b": 1.0}}, sections=[section]))
+    assert page.tables["table-1-1"] == [["tier", "num labels", "f1"], ["head", "3", "0.7500"], [HOSTILE[0], "0", "–"]]
+    assert {"A <b>section", "Read it so.", "Labels <b>by frequency"} <= set(page.texts)
+    assert "table-1-2" not in page.tables
 
 
 def test_the_tables_hold_the_figures(tmp_path):
@@ -152,22 +157,47 @@ def test_the_tables_hold_the_figures(tmp_path):
     assert metrics["macro_f1"] == ["0.1250", f"{result['macro_f1']:.4f}"]
     assert metrics["num_labels_averaged"] == ["3", "2"]
     assert metrics["map"] == ["–", f"{result['map']:.4f}"]
-    assert "table-1" not in page.tables
     assert set(metrics) - {"metric"} == set(result)
-    labels = page.tables["labels"]
-    assert labels[0] == ["label", "support", "predicted", "threshold", "precision", "recall", "F1", "AP", "AUROC"]
-    for column, name in ((1, "support"), (4, "precision"), (7, "ap")):
-        values = result.per_label[name]
-        shown = ["–" if np.isnan(v) else str(v) if values.dtype.kind in "iu" else f"{v:.4f}" for v in values]
-        assert [row[column] for row in labels[1:]] == shown
-    assert labels[3][5] == "–"
+    columns = {column["title"]: column["values"] for column in page.labels["columns"]}
+    titles = ["support", "AP", "precision", "recall", "F1", "threshold", "AUROC", "decided", "TP", "FP", "FN", "TN"]
+    assert list(columns) == titles
+    for title, name in (("support", "support"), ("precision", "precision"), ("AP", "ap"), ("TN", "tn")):
+        held = [math.nan if value is None else value for value in columns[title]]
+        np.testing.assert_allclose(held, result.per_label[name], atol=1e-6)
+    assert columns["recall"][2] is None, "a label without positives has no recall"
+
+
+def test_intervals_stand_under_their_numbers_and_in_the_table_of_labels(tmp_path):
+    result = example()
+    ends = {"calibrated": {"macro_f1": Interval(0.5, 0.25, 0.75), "num_labels_averaged": Interval(2, 1, 2)}}
+    of_labels = {"f1": Interval(np.zeros(3), np.array([0.1, 0.2, math.nan]), np.array([0.3, 0.4, math.nan]))}
+    page = Page(
+        write_report(
+            tmp_path,
+            title="t",
+            comparison={"prior": result, "calibrated": result},
+            intervals=ends,
+            evaluation=result,
+            label_intervals=of_labels,
+            label_groups=["a", "a", "b"],
+        )
+    )
+    metrics = {row[0]: row[1:] for row in page.tables["metrics"]}
+    number = f"{result['macro_f1']:.4f}"
+    assert metrics["macro_f1"] == [number, f"{number}0.250–0.750"]
+    assert metrics["num_labels_averaged"] == ["2", "2"]
+    columns = {column["title"]: column for column in page.labels["columns"]}
+    assert columns["F1 interval"]["values"] == [[0.1, 0.3], [0.2, 0.4], None]
+    assert columns["group"]["values"] == ["a", "a", "b"]
+    assert "AP interval" not in columns
 
 
 def test_the_page_needs_nothing_from_outside(tmp_path):
     picture = draw(tmp_path / "examples.png")
-    path = write_report(tmp_path, title="t", comparison={"a": {"b": 1.0}}, history=EPOCHS, pictures={"Cats": picture})
+    sections = [Section("Cats", pictures={"": picture})]
+    path = write_report(tmp_path, title="t", comparison={"a": {"b": 1.0}}, history=EPOCHS, sections=sections)
     page = Page(path)
-    assert all(link.startswith("data:") for link in page.links)
+    assert all(link.startswith(("data:", "#")) for link in page.links)
     assert "http" not in "".join(page.texts)
     images = [base64.b64decode(link.split(",", 1)[1]) for link in page.links if link.startswith("data:image")]
     assert images == [(tmp_path / "history.png").read_bytes(), picture.read_bytes()]
@@ -192,11 +222,16 @@ def test_settings_are_shown_flat(tmp_path):
 def test_a_page_that_cannot_be_made_leaves_the_old_one(tmp_path):
     path = write_report(tmp_path, title="old", comparison={"a": {"b": 1.0}})
     before = path.read_bytes()
+
+    def write_pictures(picture):
+        sections = [Section("x", pictures={"": picture})]
+        write_report(tmp_path, title="new", comparison={"a": {"b": 1.0}}, sections=sections)
+
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
-        write_report(tmp_path, title="new", comparison={"a": {"b": 1.0}}, pictures={"x": tmp_path / "gone.png"})
+        write_pictures(tmp_path / "gone.png")
     (tmp_path / "text.png").write_text("<svg onload=alert(1)>")
     with pytest.raises(ValueError, match=r"text\.png is neither a PNG nor a JPEG file"):
-        write_report(tmp_path, title="new", comparison={"a": {"b": 1.0}}, pictures={"x": tmp_path / "text.png"})
+        write_pictures(tmp_path / "text.png")
     with pytest.raises(ValueError, match="comparison is empty"):
         write_report(tmp_path, title="new", comparison={})
     assert path.read_bytes() == before

@@ -20,6 +20,7 @@ COMMANDS = {
         "runs",
         "Measure the best weights of a run, beside the prior, at a threshold and at the calibrated ones.",
     ),
+    "report": ("runs", "Write the whole page of a run: figures with intervals, curves, confusions and pictures."),
     "calibrate": (
         "runs",
         "Fit calibration and thresholds of a run on its validation part, and put them into its bundle.",

@@ -217,13 +217,16 @@ def pairs_of(given: Sequence[str | Mapping[str, Any]], flag: str) -> dict[str, A
     return pairs
 
 
-def add_labels(parser: argparse.ArgumentParser) -> None:
-    """Add `--labels`; see `label_names`."""
+_LABELS = "labels to use: names separated by commas, or a file with one name a line; all, if not given"
+
+
+def add_labels(parser: argparse.ArgumentParser, text: str = _LABELS) -> None:
+    """Add `--labels`, with `text` on what they are for; see `label_names`."""
     parser.add_argument(
         "--labels",
         type=Listing(str, keep_text=True),
         metavar="FILE_OR_LIST",
-        help="labels to use: names separated by commas, or a file with one name a line; all, if not given",
+        help=text,
     )
 
 
@@ -263,9 +266,9 @@ def add_include(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_intervals(parser: argparse.ArgumentParser, text: str) -> None:
+def add_intervals(parser: argparse.ArgumentParser, text: str, *, default: int | None = None) -> None:
     """Add `--intervals`; `text` says what its number is of."""
-    parser.add_argument("--intervals", type=int, nargs="?", const=1000, metavar="RESAMPLES", help=text)
+    parser.add_argument("--intervals", type=int, nargs="?", const=1000, default=default, metavar="RESAMPLES", help=text)
 
 
 def add_page(parser: argparse.ArgumentParser, text: str) -> None:

@@ -30,7 +30,8 @@ from mlabel.cli._options import (
 )
 from mlabel.decisions import OBJECTIVES, SCOPES
 from mlabel.metrics import rows_table
-from mlabel.recipes import CALIBRATIONS, Recipe, Run, RunEvaluation, demo, plan_run, run, write_evaluation
+from mlabel.recipes import CALIBRATIONS, Recipe, Run, RunEvaluation, demo, plan_run, report_run, run, write_evaluation
+from mlabel.recipes.pages import TILES
 from mlabel.training import TrainConfig
 
 # Settings of a recipe that are given as NAME=VALUE.
@@ -143,6 +144,33 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.limit is None:
         write_evaluation(work, result)
     _print_evaluation(result, options.verbose)
+
+
+def add_report(commands: Any) -> None:
+    """Add `mlabel report`."""
+    parser = add_command(commands, "report", _report, example="mlabel report runs/m --labels cat,dog")
+    parser.add_argument("run", metavar="RUN", help="folder of the run")
+    add_part(parser)
+    add_device(parser)
+    add_threshold(parser)
+    add_intervals(parser, "resamples that the intervals are from", default=1000)
+    add_labels(parser, "labels whose curves are drawn: names separated by commas, or a file with one name a line")
+    parser.add_argument("--tiles", type=int, default=TILES, help="pictures of a gallery")
+
+
+def _report(options: argparse.Namespace) -> None:
+    """Write the whole page of a run: figures with intervals, curves, confusions and pictures."""
+    work = Run.open(options.run, device=options.device, progress=progress)
+    page = report_run(
+        work,
+        part=options.part,
+        threshold=options.threshold,
+        intervals=options.intervals,
+        labels=label_names(options.labels),
+        tiles=options.tiles,
+    )
+    pictures, tables = (len(list(page.parent.glob(f"*.{kind}"))) for kind in ("png", "csv"))
+    print(f"wrote {page}; beside it {pictures} pictures and {tables} tables")
 
 
 def add_calibrate(commands: Any) -> None:

@@ -24,6 +24,7 @@ from mlabel.data.readers import (
     read_taxonomy,
     write_submission,
 )
+from mlabel.data.relations import Relations, relate_labels
 from mlabel.data.sampling import (
     REPEAT_THRESHOLD,
     SAMPLERS,
@@ -66,6 +67,7 @@ __all__ = [
     "MissingImageError",
     "MissingLabel",
     "Pair",
+    "Relations",
     "RepeatSampler",
     "Sampler",
     "SelectedTags",
@@ -98,6 +100,7 @@ __all__ = [
     "read_shards",
     "read_sidecar",
     "read_taxonomy",
+    "relate_labels",
     "repeat_factors",
     "report_split",
     "sample_key",

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 from mlabel._checks import check_positive
 from mlabel.data.diagnosis import LEVELS, BrokenImplication, Diagnosis, Finding, Pair
+from mlabel.data.relations import relate_labels
 from mlabel.data.survey import Survey
 from mlabel.data.table import ImageTable
 from mlabel.taxonomy import Taxonomy
@@ -75,7 +76,7 @@ def examine(
         findings += _of_images(parts, surveys, expected_size)
         findings += _of_duplicates(parts, surveys, distance)
     findings.sort(key=lambda finding: LEVELS.index(finding.level))
-    names, together, correlation = _relations(parts)
+    names, together, correlation = relate_labels(parts.values(), most=_PAIRS)
     labels = first.space.names
     return Diagnosis(
         findings=tuple(findings),
@@ -255,28 +256,6 @@ def _labels_per_image(parts: Mapping[str, ImageTable]) -> np.ndarray:
             labelled &= np.diff(sp.csr_array(table.unknown[:, any_of]).indptr) < max(1, any_of.sum())
         held.append(np.diff(sp.csr_array(table.targets[:, any_of]).indptr)[labelled])
     return np.bincount(np.concatenate(held))
-
-
-def _relations(parts: Mapping[str, ImageTable]) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    """Return the most frequent labels, how often each pair of them holds together, and their phi coefficients."""
-    tables = list(parts.values())
-    names = tables[0].space.names
-    totals = np.sum([table.counts for table in tables], axis=0)
-    chosen = np.argsort(-totals, kind="stable")[:_PAIRS]
-    positives = sp.csr_array(sp.vstack([table.targets[:, chosen] for table in tables]), dtype=np.float64)
-    blanks = [sp.csr_array((len(table), len(names)), dtype=bool) for table in tables]
-    masks = [blank if table.unknown is None else table.unknown for table, blank in zip(tables, blanks, strict=True)]
-    unknown = sp.csr_array(sp.vstack([mask[:, chosen] for mask in masks]), dtype=np.float64)
-    together = (positives.T @ positives).toarray()
-    # Of every pair: images of which both are known, and those with the one present where the other is known.
-    num_unknown = unknown.sum(axis=0)
-    both = positives.shape[0] - num_unknown[:, None] - num_unknown + (unknown.T @ unknown).toarray()
-    one = positives.sum(axis=0)[:, None] - (positives.T @ unknown).toarray()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        covariance = together * both - one * one.T
-        variance = one * (both - one)
-        correlation = covariance / np.sqrt(variance * variance.T)
-    return tuple(names[k] for k in chosen), together.astype(np.int64), correlation
 
 
 def _pairs(

@@ -1,6 +1,7 @@
 """What is measured: counts and their ratios, ranking metrics, and the evaluation that has them all.
 
     decisions, targets, mask --> confusion_counts, sample_counts --> precision, recall, f1, ... (ratios)
+    decisions, targets, mask --> cross_confusion: what was decided wrongly where another label holds
     scores, targets, mask    --> average_precision, auroc, break_even, ranking_loss, ... (ranking); ndcg_at_k, ... (top)
     probabilities, targets   --> brier_score, log_loss, expected_calibration_error, reliability
     scores, targets, thresholds --> evaluate --> Evaluation: numbers, per label, per group, tables
@@ -19,6 +20,9 @@ from mlabel.metrics.comparison import (
     Difference,
     adjust_p_values,
     compare,
+)
+from mlabel.metrics.confusion import (
+    cross_confusion,
 )
 from mlabel.metrics.counts import (
     Counts,
@@ -127,6 +131,7 @@ __all__ = [
     "comparison_table",
     "confusion_counts",
     "coverage_error",
+    "cross_confusion",
     "draw_resamples",
     "evaluate",
     "exact_match",

@@ -8,7 +8,7 @@ from mlabel.recipes.cost import ModelCost, measure_costs
 from mlabel.recipes.demo import DEMO, demo
 from mlabel.recipes.evaluation import RunEvaluation
 from mlabel.recipes.label_issues import RunIssues, find_run_issues, write_issues
-from mlabel.recipes.pages import write_evaluation
+from mlabel.recipes.pages import report_run, write_evaluation
 from mlabel.recipes.plan import RunPlan, plan_run
 from mlabel.recipes.recipe import CALIBRATIONS, INIT_BIASES, Recipe
 from mlabel.recipes.run import Run, run
@@ -32,6 +32,7 @@ __all__ = [
     "find_run_issues",
     "measure_costs",
     "plan_run",
+    "report_run",
     "run",
     "write_evaluation",
     "write_issues",

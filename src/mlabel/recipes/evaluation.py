@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
-from mlabel.metrics import Evaluation, Intervals, category_rows, comparison_table, frequency_rows
+from mlabel.labels import LabelSpace
+from mlabel.metrics import Evaluation, Interval, Intervals, category_rows, comparison_table, frequency_rows
+from mlabel.metrics.evaluation import decision_rows, threshold_sets
 
 # As many labels as there are deciles; parts of fewer say nothing.
 _LEAST_LABELS = 10
+_BLOCK = 2**24  # decisions that are made at once
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,10 @@ class RunEvaluation:
         counts: How many training images have each label, (L,).
         label_groups: The group of each label, L names.
         intervals: Of the last column; None where they were not asked for.
+        fixed_intervals: Of the column before it, where that is not the prior; rank metrics, which no threshold changes,
+            are only in `intervals`. None as there.
+        levels: What the last column was decided by: thresholds, or those of each fold.
+        folds: The fold of each image that was scored, int (M,); None: there are none.
     """
 
     part: str
@@ -37,6 +45,9 @@ class RunEvaluation:
     counts: np.ndarray
     label_groups: tuple[str, ...]
     intervals: Intervals | None = None
+    fixed_intervals: Intervals | None = None
+    levels: Any = 0.5
+    folds: np.ndarray | None = None
 
     @property
     def expected(self) -> int:
@@ -68,6 +79,25 @@ class RunEvaluation:
             return {}
         return {end: {name: getattr(held, end) for name, held in self.intervals.items()} for end in ("low", "high")}
 
+    def all_intervals(self) -> dict[str, dict[str, Interval]]:
+        """Return title to metric to interval, of the columns that have them."""
+        if self.intervals is None:
+            return {}
+        titles = list(self.columns)
+        found = {titles[-1]: dict(self.intervals.items())}
+        if self.fixed_intervals is not None:
+            found[titles[-2]] = {**found[titles[-1]], **self.fixed_intervals}
+        return found
+
+    def decisions(self, space: LabelSpace) -> sp.csr_array:
+        """Return what was decided in the last column of the images that were scored, CSR bool (M, L)."""
+        scores = self.scores if self.scored == self.expected else self.scores[self.rows]
+        sets = threshold_sets(self.levels, self.folds, scores.shape, space)
+        rows = decision_rows(scores, sets, self.folds, space)
+        step = max(1, _BLOCK // max(1, scores.shape[1]))
+        blocks = [sp.csr_array(rows(k, min(k + step, self.scored))) for k in range(0, self.scored, step)]
+        return sp.csr_array(sp.vstack(blocks, format="csr"), dtype=bool)
+
     def by_frequency(self, by: str = "tier") -> list[dict[str, Any]]:
         """Return how labels fare that are frequent or rare in training: see `mlabel.metrics.frequency_rows`.
 
@@ -96,6 +126,8 @@ class RunEvaluation:
         numbers = {"expected": self.expected, "scored": self.scored}
         parts = {"by_frequency": self.by_frequency("decile"), "by_group": self.by_group()}
         held = {} if self.intervals is None else {"intervals": self.intervals.to_dict()}
+        if self.fixed_intervals is not None:
+            held["fixed_intervals"] = self.fixed_intervals.to_dict()
         return {"part": self.part, **numbers, "columns": columns, **held, **parts, "notes": list(self.notes)}
 
 

@@ -19,7 +19,7 @@ from mlabel.data import READERS, BadImage, ImageTable
 from mlabel.decisions import Thresholds, fit_thresholds
 from mlabel.inference import save_bundle
 from mlabel.labels import LabelSpace
-from mlabel.metrics import Intervals, bootstrap, evaluate
+from mlabel.metrics import COUNT_METRICS, Intervals, bootstrap, evaluate
 from mlabel.metrics.evaluation import METRICS, check_include
 from mlabel.models import Classifier, create_model, from_config
 from mlabel.recipes.calibration import FILE as CALIBRATION_FILE
@@ -269,7 +269,7 @@ class Run:
             part: None: test where it has labels, else val.
             threshold: Of the middle column.
             include: Metrics to measure besides; see `mlabel.evaluate`.
-            intervals: Of how many resamples to make intervals of the last column; see `mlabel.metrics.bootstrap`.
+            intervals: Of how many resamples to make intervals of the last two columns; see `mlabel.metrics.bootstrap`.
                 Where images belong together (`table.groups`), groups of them are drawn. None: no intervals.
 
         Raises:
@@ -289,9 +289,13 @@ class Run:
         columns = {"prior": evaluate(prior, table.targets, **known)}
         for title, (levels, folds) in settings.items():
             columns[title] = evaluate(scores, table.targets, levels, folds=folds, **known)
-        found = None
+        found, fixed = None, None
         if intervals is not None:
-            found = _bootstrap(scores, table, *settings[title], include=include, resamples=intervals)
+            names = [*METRICS, *include]
+            found = _bootstrap(scores, table, *settings[title], metrics=names, resamples=intervals)
+            if len(settings) > 1:
+                given = next(iter(settings.values()))
+                fixed = _bootstrap(scores, table, *given, metrics=COUNT_METRICS, resamples=intervals)
             notes = (*notes, f"low and high: of {title}, {describe_intervals(found, intervals)}")
         oddities = tuple(f"passed over: {note} ({number:,} times)" for note, number in sorted(said.notes.items()))
         return RunEvaluation(
@@ -303,6 +307,9 @@ class Run:
             counts=self.parts["train"].counts,
             label_groups=tuple(group.name for group in table.space.groups for _ in group.labels),
             intervals=found,
+            fixed_intervals=fixed,
+            levels=settings[title][0],
+            folds=settings[title][1],
         )
 
     def _skipped(self) -> tuple[str, ...]:
@@ -446,9 +453,9 @@ def prior_scores(train: ImageTable) -> np.ndarray:
 
 
 def _bootstrap(
-    scores: np.ndarray, table: ImageTable, levels: Any, folds: Any, *, include: Sequence[str], resamples: int
+    scores: np.ndarray, table: ImageTable, levels: Any, folds: Any, *, metrics: Sequence[str], resamples: int
 ) -> Intervals:
-    """Return the intervals of every metric that `evaluate` measures always, and of those named besides."""
+    """Return the intervals of some metrics; where images belong together, from groups of them."""
     return bootstrap(
         scores,
         table.targets,
@@ -457,7 +464,7 @@ def _bootstrap(
         mask=table.unknown,
         space=table.space,
         groups=table.groups,
-        metrics=[*METRICS, *include],
+        metrics=metrics,
         resamples=resamples,
     )
 

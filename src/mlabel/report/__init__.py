@@ -2,25 +2,31 @@
 
 from mlabel.report.comparison import plot_differences, write_comparison
 from mlabel.report.cross_fit import cross_fit_scores
+from mlabel.report.curves import PrecisionRecall, plot_precision_recall, plot_reliability, precision_recall
 from mlabel.report.issues import LabelIssues, label_issues
-from mlabel.report.page import Tile, write_diagnosis, write_gallery, write_report
+from mlabel.report.matrices import plot_confusions, plot_correlation, plot_shares
+from mlabel.report.page import write_diagnosis, write_gallery, write_report
 from mlabel.report.plots import (
-    plot_correlation,
     plot_examples,
     plot_frequencies,
     plot_history,
     plot_labels_per_image,
 )
 from mlabel.report.saliency import explain
+from mlabel.report.section import Picture, Section, Tile
 from mlabel.report.sheet import plot_augmented, plot_explanations, plot_sheet
 
 __all__ = [
     "LabelIssues",
+    "Picture",
+    "PrecisionRecall",
+    "Section",
     "Tile",
     "cross_fit_scores",
     "explain",
     "label_issues",
     "plot_augmented",
+    "plot_confusions",
     "plot_correlation",
     "plot_differences",
     "plot_examples",
@@ -28,7 +34,11 @@ __all__ = [
     "plot_frequencies",
     "plot_history",
     "plot_labels_per_image",
+    "plot_precision_recall",
+    "plot_reliability",
+    "plot_shares",
     "plot_sheet",
+    "precision_recall",
     "write_comparison",
     "write_diagnosis",
     "write_gallery",

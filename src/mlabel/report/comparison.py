@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlabel.report.page import _Cell, _cell, _flatten, _metric_rows, _plain_table, _write_page
+from mlabel.report.page import _column, _flatten, _metric_rows, _write_page
 from mlabel.report.plots import BLUE, GREY, ORANGE, _figure, _save, _short
+from mlabel.report.section import Section
 
 _ROW = 0.24  # inches of a line of the picture
 
@@ -43,7 +44,7 @@ def write_comparison(
         >>> parts = {"comparison": {"a": {"map": 0.7}, "b": {"map": 0.5}}, "tables": {}, "pictures": {}}
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     page = write_comparison(folder, title="a and b", labels=rows, **parts)
-        ...     "<td class=\\"label\\">cat</td>" in page.read_text(encoding="utf-8")
+        ...     '"names": ["cat"]' in page.read_text(encoding="utf-8")
         True
     """
     folder = Path(folder)
@@ -52,14 +53,14 @@ def write_comparison(
         folder,
         title=title,
         columns=list(comparison),
-        metrics=_metric_rows(comparison),
-        tables=[_plain_table(caption, rows) for caption, rows in tables.items() if rows],
-        label_columns=[name.replace("_", " ") for name in list(labels[0])[1:]] if labels else [],
-        labels=_label_rows(labels),
-        pictures=pictures,
+        metrics=_metric_rows(comparison, {}),
+        labels=_label_data(labels) if labels else None,
+        sections=[
+            *(Section(caption, tables={"": rows}) for caption, rows in tables.items() if rows),
+            *(Section(caption, pictures={"": file}) for caption, file in pictures.items()),
+        ],
         settings=dict(_flatten(config or {})),
         notes=list(notes),
-        next_command=None,
     )
 
 
@@ -115,16 +116,14 @@ def _is_number(value: Any) -> bool:
     return value is not None and value == value
 
 
-def _label_rows(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[_Cell]]]:
-    """Return for each label its name and its cells, those of texts with their place among the texts of the column."""
-    if not rows:
-        return []
-    keys = list(rows[0])[1:]
-    places = {key: sorted({row[key] for row in rows if isinstance(row[key], str)}) for key in keys}
-    return [(str(row["label"]), [_label_cell(row[key], places[key]) for key in keys]) for row in rows]
-
-
-def _label_cell(value: Any, texts: Sequence[str]) -> _Cell:
-    if isinstance(value, bool):
-        return _Cell("yes" if value else "no", str(int(value)))
-    return _Cell(value, str(texts.index(value))) if isinstance(value, str) else _cell(value)
+def _label_data(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return names and columns of the table of labels."""
+    columns = []
+    for key in list(rows[0])[1:]:
+        values = [row[key] for row in rows]
+        kinds = {type(value) for value in values if value is not None}
+        if bool in kinds:
+            values = [None if value is None else "yes" if value else "no" for value in values]
+        kind = "words" if kinds & {bool, str} else "count" if kinds == {int} else "number"
+        columns.append(_column(key.replace("_", " "), kind, values))
+    return {"names": [str(row["label"]) for row in rows], "columns": columns}

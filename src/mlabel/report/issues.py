@@ -18,7 +18,7 @@ from mlabel.labels import LabelSpace, threshold_values
 from mlabel.metrics._blocks import known_positives
 from mlabel.metrics.ranking import check_probabilities
 from mlabel.report._confident import Found, any_of_issues, class_issues, join
-from mlabel.report.page import Tile
+from mlabel.report.section import Tile
 
 METHODS = ("noise_rate", "confident")
 RANKS = ("self_confidence", "margin")

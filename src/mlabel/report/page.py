@@ -2,62 +2,46 @@
 
 from __future__ import annotations
 
-import base64
 import importlib.metadata
-import io
-import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
-from PIL import Image
+from markupsafe import Markup
 
 from mlabel._files import write_atomically
-from mlabel.data.images import read_image
-from mlabel.report.plots import plot_correlation, plot_frequencies, plot_history, plot_labels_per_image
+from mlabel.report.matrices import plot_correlation
+from mlabel.report.plots import plot_frequencies, plot_history, plot_labels_per_image
+from mlabel.report.section import Picture, Section, Tile, as_text, render_section
 
 if TYPE_CHECKING:
     from mlabel.data import Diagnosis
-    from mlabel.metrics import Evaluation
+    from mlabel.metrics import Evaluation, Interval
 
 _PACKAGES = ("mlabel", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow")
-_THUMBNAIL = (320, 320)  # at most, in pixels
-# Which files may be put into the page, by their first bytes.
-_IMAGE_KINDS = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
-# What the table of labels shows of `Evaluation.per_label`, and under which title.
+# What the table of labels shows of `Evaluation.per_label`, and under which title; after some the interval.
 _LABEL_COLUMNS = {
     "support": "support",
-    "predicted": "predicted",
-    "threshold": "threshold",
+    "ap": "AP",
     "precision": "precision",
     "recall": "recall",
     "f1": "F1",
-    "ap": "AP",
+    "threshold": "threshold",
     "auroc": "AUROC",
+    "predicted": "decided",
+    "tp": "TP",
+    "fp": "FP",
+    "fn": "FN",
+    "tn": "TN",
 }
-
-
-class Tile(NamedTuple):
-    """A picture of a gallery.
-
-    Attributes:
-        image: A path, an address such as `a.tar@1536+20000`, or pixels uint8 (H, W, 3).
-        lines: What stands under it; the first is what it is called.
-    """
-
-    image: str | Path | np.ndarray
-    lines: Sequence[str]
-
-
-class _Cell(NamedTuple):
-    """A cell of a table: what is read, and what is sorted by (empty: after all others)."""
-
-    text: str
-    value: str
+_LABELS_TEXT = (
+    "Of the {part}. A label's name shows its four counts; a head sorts by its column. P, R, F1 and counts are those of "
+    "the threshold shown; a label without positives has no recall, F1 or AP."
+)
 
 
 def write_report(
@@ -65,10 +49,12 @@ def write_report(
     *,
     title: str,
     comparison: Mapping[str, Mapping[str, float]],
+    intervals: Mapping[str, Mapping[str, Interval]] | None = None,
     evaluation: Evaluation | None = None,
-    tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    label_intervals: Mapping[str, Interval] | None = None,
+    label_groups: Sequence[str] | None = None,
+    sections: Sequence[Section] = (),
     history: Sequence[Mapping[str, Any]] = (),
-    pictures: Mapping[str, str | Path] | None = None,
     config: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
     next_command: str | None = None,
@@ -83,10 +69,12 @@ def write_report(
         title: The page's heading.
         comparison: Column title to metric values, such as the prior baseline, at 0.5 and calibrated. An `Evaluation` is
             such a mapping. A metric that a column lacks is shown as a dash.
+        intervals: Column title to metric to its interval; `Intervals` are such a mapping. None: none are shown.
         evaluation: What the table of labels shows; None: no such table.
-        tables: Caption to rows of the same keys, such as `mlabel.metrics.frequency_rows` gives; None: none.
+        label_intervals: Statistic of labels to its interval, as `Intervals.per_label` has them; None: none are shown.
+        label_groups: The group of each label, shown where there is more than one; None: not shown.
+        sections: What follows the metrics, the curves and the labels.
         history: What `mlabel.fit` returned; empty: no curves.
-        pictures: Caption to a PNG or JPEG file, shown in this order; None: none.
         config: The settings of the run, nested as they come; None: none.
         notes: Sentences that a reader of the figures must know.
         next_command: What to type next; None: nothing is suggested.
@@ -106,18 +94,19 @@ def write_report(
         raise ValueError("comparison is empty; at least one column of metrics was wanted")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    shown = dict(pictures or {})
+    sections = list(sections)
     if history:
-        shown = {"Training": plot_history(history, folder / "history.png"), **shown}
+        picture = Picture(plot_history(history, folder / "history.png"), _describe_history(history))
+        sections.insert(0, Section("Training", pictures={"": picture}))
     return _write_page(
         folder,
         title=title,
         columns=list(comparison),
-        metrics=_metric_rows(comparison),
-        tables=[_plain_table(caption, rows) for caption, rows in (tables or {}).items() if rows],
-        label_columns=list(_LABEL_COLUMNS.values()),
-        labels=[] if evaluation is None else _label_rows(evaluation),
-        pictures=shown,
+        metrics=_metric_rows(comparison, intervals or {}),
+        labels=None if evaluation is None else _label_data(evaluation, label_intervals or {}, label_groups),
+        labels_text=_LABELS_TEXT.format(part="last column of the metrics"),
+        details=True,
+        sections=sections,
         settings=dict(_flatten(config or {})),
         notes=list(notes),
         next_command=next_command,
@@ -134,8 +123,9 @@ def write_diagnosis(folder: str | Path, diagnosis: Diagnosis, *, title: str) -> 
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    names = list(diagnosis.counts)
     totals = [sum(counts.values()) for counts in diagnosis.counts.values()]
-    pictures = {"Label frequency": plot_frequencies(totals, folder / "frequency.png", names=list(diagnosis.counts))}
+    pictures = {"Label frequency": plot_frequencies(totals, folder / "frequency.png", names=names)}
     if diagnosis.labels_per_image.any():  # none where all groups are exclusive
         pictures["Labels per image"] = plot_labels_per_image(
             diagnosis.labels_per_image, folder / "labels-per-image.png"
@@ -145,18 +135,15 @@ def write_diagnosis(folder: str | Path, diagnosis: Diagnosis, *, title: str) -> 
             diagnosis.correlation, folder / "correlation.png", names=diagnosis.names
         )
     sizes = [f"{name}: {size:,} images" for name, size in diagnosis.num_images.items()]
+    columns = [
+        _column(part, "count", [counts[part] for counts in diagnosis.counts.values()]) for part in diagnosis.num_images
+    ]
     return _write_page(
         folder,
         title=title,
-        columns=[],
-        metrics=[],
-        tables=[],
-        label_columns=list(diagnosis.num_images),
-        labels=[(name, [_cell(number) for number in counts.values()]) for name, counts in diagnosis.counts.items()],
-        pictures=pictures,
-        settings={},
+        labels={"names": names, "columns": columns},
+        sections=[Section(caption, pictures={"": Picture(path, caption)}) for caption, path in pictures.items()],
         notes=[*sizes, *map(str, diagnosis.findings), *diagnosis.facts()],
-        next_command=None,
     )
 
 
@@ -186,35 +173,32 @@ def write_gallery(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    shown = {
-        caption: [{"source": _as_thumbnail(tile.image), "lines": list(tile.lines)} for tile in tiles]
-        for caption, tiles in galleries.items()
-    }
-    empty: dict[str, Any] = dict.fromkeys(("columns", "metrics", "tables", "label_columns", "labels"), ())
-    return _write_page(
-        folder, title=title, pictures={}, galleries=shown, settings={}, notes=list(notes), next_command=None, **empty
-    )
+    sections = [Section(caption, galleries={"": tiles}) for caption, tiles in galleries.items()]
+    return _write_page(folder, title=title, notes=list(notes), sections=sections)
 
 
-def _as_thumbnail(image: str | Path | np.ndarray) -> str:
-    pixels = image if isinstance(image, np.ndarray) else read_image(image)
-    picture = Image.fromarray(pixels)
-    picture.thumbnail(_THUMBNAIL)
-    content = io.BytesIO()
-    picture.save(content, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
+# What the template shows where a page has no such part.
+_EMPTY: Mapping[str, Any] = {
+    "columns": (),
+    "metrics": (),
+    "labels": None,
+    "labels_text": "",
+    "details": False,
+    "settings": {},
+    "next_command": None,
+}
 
 
-def _write_page(
-    folder: Path,
-    *,
-    pictures: Mapping[str, str | Path],
-    galleries: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
-    **parts: Any,
-) -> Path:
+def _write_page(folder: Path, *, sections: Sequence[Section], **parts: Any) -> Path:
     """Fill in the template; `parts` are its variables."""
-    sources = {caption: _as_data_url(path) for caption, path in pictures.items()}
-    text = _template().render(pictures=sources, galleries=galleries or {}, versions=_versions(), **parts)
+    held = {**_EMPTY, **parts}
+    shown = [render_section(each, place) for place, each in enumerate(sections, start=1)]
+    contents = [("metrics-title", "Metrics")] if held["columns"] else []
+    contents += [("labels-title", "Labels")] if held["labels"] else []
+    contents += [(f"{each['id']}-title", each["title"]) for each in shown]
+    # Both are files of ours, with no word of a user in them.
+    own = {name: Markup(_own_text(f"page.{kind}")) for name, kind in (("style", "css"), ("script", "js"))}
+    text = _template().render(sections=shown, contents=contents, versions=_versions(), **own, **held)
     write_atomically(folder / "index.html", text)
     return folder / "index.html"
 
@@ -223,42 +207,66 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
+    return environment.from_string(_own_text("page.html"))
 
 
-def _metric_rows(comparison: Mapping[str, Mapping[str, float]]) -> list[tuple[str, list[str]]]:
+def _own_text(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _metric_rows(
+    comparison: Mapping[str, Mapping[str, float]], intervals: Mapping[str, Mapping[str, Interval]]
+) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return for each metric its name, and for each column the number and the ends of its interval."""
+
+    def shown(title: str, name: str) -> tuple[str, str]:
+        ends = "" if name.startswith("num_") else _ends(intervals.get(title, {}).get(name))
+        return as_text(comparison[title].get(name)), ends
+
     names = dict.fromkeys(name for column in comparison.values() for name in column)
-    return [(name, [_cell(column.get(name)).text for column in comparison.values()]) for name in names]
+    return [(name, [shown(title, name) for title in comparison]) for name in names]
 
 
-def _plain_table(caption: str, rows: Sequence[Mapping[str, Any]]) -> tuple[str, list[str], list[list[str]]]:
-    """Return a caption, the heads of the columns, and the rows of cells."""
-    shown = [[value if isinstance(value, str) else _cell(value).text for value in row.values()] for row in rows]
-    return caption, [name.replace("_", " ") for name in rows[0]], shown
+def _ends(interval: Interval | None) -> str:
+    return "" if interval is None or np.isnan(interval.low) else f"{interval.low:.3f}–{interval.high:.3f}"
 
 
-def _label_rows(evaluation: Evaluation) -> list[tuple[str, list[_Cell]]]:
-    """Return for each label its name and the cells of `_LABEL_COLUMNS`."""
-    arrays = [np.asarray(evaluation.per_label[name]).tolist() for name in _LABEL_COLUMNS]
-    rows = zip(*arrays, strict=True)
-    return [(name, [_cell(value) for value in row]) for name, row in zip(evaluation.names, rows, strict=True)]
+def _label_data(
+    evaluation: Evaluation, intervals: Mapping[str, Interval], groups: Sequence[str] | None
+) -> dict[str, Any]:
+    """Return names and columns of the table of labels."""
+    columns = []
+    if groups is not None and len(set(groups)) > 1:
+        columns.append(_column("group", "words", groups))
+    for name, title in _LABEL_COLUMNS.items():
+        values = np.asarray(evaluation.per_label[name])
+        if name == "threshold" and np.isnan(values).all():
+            continue  # every group is exclusive
+        columns.append(_column(title, "count" if values.dtype.kind in "iu" else "number", values.tolist()))
+        if name in ("ap", "f1") and name in intervals:
+            ends = np.stack([intervals[name].low, intervals[name].high], axis=1)
+            columns.append(_column(f"{title} interval", "interval", ends.tolist()))
+    return {"names": list(evaluation.names), "columns": columns}
 
 
-def _cell(value: Any) -> _Cell:
-    """Return a number as it is shown: whole numbers as such, others with four decimals, what is not there as a dash."""
-    if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
-        return _Cell("–", "")
-    if isinstance(value, bool | int | np.integer):
-        return _Cell(str(int(value)), str(int(value)))
-    return _Cell(f"{value:.4f}", repr(float(value)))
+def _column(title: str, kind: str, values: Sequence[Any]) -> dict[str, Any]:
+    """Return a column of the table of labels as JSON has it; NaN is None."""
+    return {"title": title, "kind": kind, "values": [_plain(value) for value in values]}
 
 
-def _as_data_url(path: str | Path) -> str:
-    content = Path(path).read_bytes()
-    for start, kind in _IMAGE_KINDS.items():
-        if content.startswith(start):
-            return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-    raise ValueError(f"{path} is neither a PNG nor a JPEG file")
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        ends = [_plain(each) for each in value]
+        return None if None in ends else ends
+    if isinstance(value, float):
+        return None if np.isnan(value) else round(value, 6)
+    return value
+
+
+def _describe_history(history: Sequence[Mapping[str, Any]]) -> str:
+    """Return the last numbers of a training, for those who do not see the curves."""
+    last = {name: value for name, value in history[-1].items() if isinstance(value, float) and value == value}
+    return "Losses and validation metrics; at the end " + ", ".join(f"{name} {v:.4f}" for name, v in last.items())
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -169,12 +169,13 @@ def plot_frequencies(counts: Any, path: str | Path, *, names: Sequence[str] | No
     return _save(figure, path)
 
 
-def plot_labels_per_image(amounts: Any, path: str | Path) -> Path:
+def plot_labels_per_image(amounts: Any, path: str | Path, *, decided: Any = None) -> Path:
     """Draw how many images have 0, 1, 2, ... labels, and return the path.
 
     Args:
         amounts: Images with as many labels as the position says, (M,).
         path: The PNG file to write.
+        decided: As `amounts`, of the labels that were decided, drawn beside them; None: not drawn.
 
     Raises:
         ValueError: a number below 0.
@@ -184,37 +185,15 @@ def plot_labels_per_image(amounts: Any, path: str | Path) -> Path:
         raise ValueError(f"amounts must be of shape (M,) and not below 0; got shape {values.shape}")
     figure = _figure(width=9.6, height=3.0)
     (axes,) = _row_of_axes(figure, 1)
-    axes.bar(np.arange(len(values)), values, color=BLUE)
+    axes.bar(np.arange(len(values)), values, color=BLUE, label="true")
+    if decided is not None:
+        held = to_numpy(decided)
+        axes.plot(np.arange(len(held)), held, "--", color=ORANGE, marker="D", markersize=4, label="decided")
+        axes.legend(frameon=False, fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("labels of an image")
     axes.set_ylabel("images")
     _tidy(axes)
-    return _save(figure, path)
-
-
-def plot_correlation(correlation: Any, path: str | Path, *, names: Sequence[str]) -> Path:
-    """Draw a matrix of correlations between labels, from -1 to 1, and return the path.
-
-    Args:
-        correlation: (K, K); NaN is left blank.
-        path: The PNG file to write.
-        names: Of the K labels.
-
-    Raises:
-        ValueError: another shape than (K, K).
-    """
-    values = to_numpy(correlation)
-    if values.shape != (len(names), len(names)):
-        raise ValueError(f"correlation must be of shape ({len(names)}, {len(names)}); got {values.shape}")
-    side = 3.0 + 0.2 * len(names)
-    figure = _figure(width=side + 1.0, height=side)
-    (axes,) = _row_of_axes(figure, 1)
-    picture = axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
-    figure.colorbar(picture, ax=axes, shrink=0.8)
-    for axis, turn in ((axes.xaxis, 90), (axes.yaxis, 0)):
-        axis.set_ticks(np.arange(len(names)), [_short(name) for name in names], rotation=turn)
-        for tick in axis.get_ticklabels():
-            tick.set_parse_math(False)
     return _save(figure, path)
 
 
@@ -336,8 +315,12 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _row_of_axes(figure: Figure, amount: int) -> list[Axes]:
+    return _grid_of_axes(figure, amount, amount)
+
+
+def _grid_of_axes(figure: Figure, amount: int, columns: int) -> list[Axes]:
     figure.set_layout_engine("constrained")
-    return [figure.add_subplot(1, amount, place + 1) for place in range(amount)]
+    return [figure.add_subplot(math.ceil(amount / columns), columns, place + 1) for place in range(amount)]
 
 
 def _tidy(axes: Axes) -> None:
