@@ -12,7 +12,7 @@ import numpy as np
 
 from mlabel.data import ImageDataset
 from mlabel.recipes.shown import Shown
-from mlabel.report import Section, Tile, explain, plot_explanations, plot_sheet
+from mlabel.report import Section, Tile, explain, label_issues, plot_explanations, plot_sheet
 
 _log = logging.getLogger(__name__)
 
@@ -22,6 +22,15 @@ _LIGHT = 0.15  # of a pixel that is left where no label looked
 _NAMED = 6  # labels of an image that are named
 
 
+_TEXT = (
+    "Best: the fewest errors, then the most labels. False positives: decided and absent, the highest scores first. "
+    "False negatives: present and not decided, the lowest scores first. Probable missing and wrong labels: what "
+    "confident learning doubts; look whether the label is false or the model is.",
+    f"At most {_OF_A_LABEL} pictures of a label. Under each: its name, the label with its score, and the labels it was "
+    "given; beside it, bright: what speaks for the label.",
+)
+
+
 class Find(NamedTuple):
     """An image of a gallery, and the label that it is there for."""
 
@@ -29,24 +38,18 @@ class Find(NamedTuple):
     label: int
 
 
-def make_galleries(shown: Shown) -> Section | None:
+def make_galleries(shown: Shown) -> Section:
     """Return the galleries, each also drawn as a PNG file and listed in `galleries.csv`."""
     kinds = {
         "Best": _best(shown),
         "Worst false positives": _errors(shown, "wrong"),
         "Worst false negatives": _errors(shown, "missed"),
-        "Probable missing labels": _missing(shown),
+        **_doubtful(shown),
     }
     chosen = {caption: list(finds)[: shown.tiles] for caption, finds in kinds.items()}
     shown.write_rows("galleries.csv", (_record(shown, kind, each) for kind, finds in chosen.items() for each in finds))
-    text = [
-        "Best: the fewest errors, then the most labels. False positives: decided and absent, the highest scores "
-        "first. False negatives: true and not decided, the lowest scores first. Probable missing labels: absent, the "
-        "highest scores for their label first: look whether the label is missing or the model is wrong.",
-        f"At most {_OF_A_LABEL} pictures of a label. Beside each picture, bright: what speaks for the label named.",
-    ]
     tiles = {kind: _tiles(shown, kind, finds) for kind, finds in chosen.items() if finds}
-    return Section("Pictures", text, galleries=tiles) if tiles else None
+    return Section("Pictures", _TEXT, galleries=tiles)
 
 
 def _best(shown: Shown) -> Iterator[Find]:
@@ -71,22 +74,20 @@ def _errors(shown: Shown, kind: str) -> Iterator[Find]:
     return _spread((Find(int(rows[k]), int(columns[k])) for k in order), shown.tiles)
 
 
-def _missing(shown: Shown) -> Iterator[Find]:
-    """Yield what is absent though its score is high among those of its label that holds."""
-    rows, columns = shown.wrong.tocoo().coords
-    usual = _mean_where_present(shown)
-    surplus = shown.scores[rows, columns] - usual[columns]
-    order = np.argsort(-surplus, kind="stable").tolist()
-    return _spread((Find(int(rows[k]), int(columns[k])) for k in order), shown.tiles)
+def _doubtful(shown: Shown) -> dict[str, Iterator[Find]]:
+    """Return by kind what was probably labelled falsely; of a class that is wrong the one that it rather is."""
+    levels: float | np.ndarray = shown.result.best.per_label["threshold"]
+    if np.isnan(shown.result.best.per_label["threshold"][shown.space.any_of]).any():
+        levels = 0.5  # labels are compared with each other, without thresholds
+    table = shown.table
+    issues = label_issues(shown.scores, table.targets, mask=table.unknown, space=shown.space, thresholds=levels)
+    rather = np.where(issues.better >= 0, issues.better, issues.columns)
 
+    def finds(kind: str) -> Iterator[Find]:
+        places = np.flatnonzero(issues.kinds == kind).tolist()
+        return _spread((Find(int(issues.rows[k]), int(rather[k])) for k in places), shown.tiles)
 
-def _mean_where_present(shown: Shown) -> np.ndarray:
-    """Return the mean score of each label where it holds (L,); 1 where it never does."""
-    rows, columns = shown.present.tocoo().coords
-    size = shown.scores.shape[1]
-    sums = np.bincount(columns, weights=shown.scores[rows, columns], minlength=size)
-    counts = np.bincount(columns, minlength=size)
-    return np.where(counts > 0, sums / np.maximum(counts, 1), 1.0)
+    return {"Probable missing labels": finds("missing"), "Probable wrong labels": finds("wrong")}
 
 
 def _spread(finds: Iterator[Find], most: int) -> Iterator[Find]:
@@ -141,7 +142,7 @@ def _lines(shown: Shown, find: Find) -> list[str]:
     return [
         Path(str(shown.table.ids[find.row])).name,
         f"{names[find.label]} {shown.scores[find.row, find.label]:.2f}",
-        f"true: {', '.join(true[:_NAMED])}{more}" if true else "true: none",
+        f"labels: {', '.join(true[:_NAMED])}{more}" if true else "labels: none",
     ]
 
 
