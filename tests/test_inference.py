@@ -19,7 +19,7 @@ from mlabel.data import ImageTable
 from mlabel.decisions import fit_thresholds
 from mlabel.inference import find_images, load_bundle, save_bundle, write_predictions
 from mlabel.labels import Group, LabelSpace, decide
-from mlabel.models import Classifier, create_model
+from mlabel.models import Classifier, Head, create_model, from_config, replace_head
 from mlabel.training import score_table
 
 SPACE = LabelSpace([Group("general", ["cat", "a,b", 'say "x"']), Group("rating", ["safe", "other"], exclusive=True)])
@@ -112,6 +112,44 @@ def test_a_module_of_the_users_must_be_given_again(table: ImageTable, tmp_path: 
     assert np.array_equal(tagger.predict(table.paths)[0].scores, again.predict(table.paths)[0].scores)
     with pytest.raises(ValueError, match="backbone"):
         Tagger.load(tmp_path / "bundle")
+
+
+class Halves(Head):
+    """A head of a user's."""
+
+    def __init__(self, num_features: int, space: LabelSpace) -> None:
+        super().__init__(space)
+        self.last = nn.Linear(num_features, space.num_labels)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.last(features / 2)
+
+    def last_layers(self) -> list[nn.Linear]:
+        return [self.last]
+
+
+def test_a_head_of_the_users_must_be_given_again(table: ImageTable, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("small_cnn", SPACE, head=Halves(384, SPACE), image_size=32).eval()
+    model.init_bias(table.counts, len(table))
+    assert model.config["head"] is None
+    Tagger(model).save(tmp_path / "bundle")
+    again = Tagger.load(tmp_path / "bundle", head=Halves(384, SPACE))
+    assert np.array_equal(Tagger(model).predict(table.paths)[0].scores, again.predict(table.paths)[0].scores)
+    images = torch.zeros(1, 3, 32, 32)
+    assert torch.equal(model(images), model.head.last(model.features(images) / 2))
+    other = replace_head(create_model("small_cnn", SPACE, image_size=32), SPACE, head=model.head)
+    assert other.head is model.head
+    with pytest.raises(ValueError, match="pass such a head as head="):
+        Tagger.load(tmp_path / "bundle")
+    with pytest.raises(ValueError, match="the model's head is 'linear'; head= is for"):
+        from_config(create_model("small_cnn", SPACE).config, SPACE, head=model.head)
+    with pytest.raises(TypeError, match=r"head must be a name or a mlabel\.models\.Head; got Linear"):
+        create_model("small_cnn", SPACE, head=nn.Linear(384, 5))
+    with pytest.raises(ValueError, match="head_options are for heads by name"):
+        create_model("small_cnn", SPACE, head=model.head, head_options={"heads": 2})
+    with pytest.raises(ValueError, match="the head"):
+        create_model("small_cnn", LabelSpace([Group("tags", ["a"])]), head=model.head)
 
 
 def test_files_have_one_column_a_label(tagger: Tagger, table: ImageTable) -> None:

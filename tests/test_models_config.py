@@ -89,7 +89,7 @@ def test_descriptions_from_before_heads_had_options_are_read():
         ({"backbone": ["small_cnn"]}, "backbone must be a name"),
         ({"backbone": 3}, "backbone must be a name; got 3"),
         ({"head": "eval"}, "unknown head 'eval'"),
-        ({"head": None}, "head must be a name"),
+        ({"head": 3}, "head must be a name"),
         ({"dropout": 1.0}, "dropout must be below 1"),
         ({"dropout": -0.1}, "dropout must be from"),
         ({"dropout": float("nan")}, "dropout must be from"),

@@ -26,7 +26,7 @@ from mlabel._files import MAX_JSON, new_folder, own_file, read_json, to_json, wr
 from mlabel.data.readers.selected_tags import CATEGORIES, read_tag_lines
 from mlabel.decisions import Calibration, Thresholds
 from mlabel.labels import LabelSpace
-from mlabel.models import Classifier, from_config
+from mlabel.models import Classifier, Head, from_config
 from mlabel.models.pretrained import list_differences
 
 FORMAT = "mlabel.bundle/1"
@@ -131,12 +131,13 @@ def selected_tags(space: LabelSpace, counts: np.ndarray, values: np.ndarray) -> 
     return text.getvalue()
 
 
-def load_bundle(folder: str | Path, *, backbone: nn.Module | None = None) -> Bundle:
+def load_bundle(folder: str | Path, *, backbone: nn.Module | None = None, head: Head | None = None) -> Bundle:
     """Return what a bundle holds. Nothing in it is run.
 
     Args:
         folder: The bundle's.
         backbone: The module that the model was built on, where that was one of yours.
+        head: The model's head, likewise.
 
     Raises:
         FileNotFoundError: there is no bundle.
@@ -155,7 +156,7 @@ def load_bundle(folder: str | Path, *, backbone: nn.Module | None = None) -> Bun
     weights = own_file(folder, "model.safetensors")
     try:
         space = LabelSpace.from_dict(config["space"])
-        model = _load_model(weights, config["model"], space, backbone)
+        model = _load_model(weights, config["model"], space, backbone, head)
     except DataError as error:
         raise error if str(weights) in str(error) else DataError(f"{path}: {error}") from error
     thresholds = calibration = None
@@ -167,19 +168,21 @@ def load_bundle(folder: str | Path, *, backbone: nn.Module | None = None) -> Bun
     return Bundle(model.eval(), thresholds, counts, config.get("notes", {}), calibration)
 
 
-def _load_model(path: Path, config: Any, space: LabelSpace, backbone: nn.Module | None) -> Classifier:
+def _load_model(
+    path: Path, config: Any, space: LabelSpace, backbone: nn.Module | None, head: Head | None
+) -> Classifier:
     """Return the model with its weights; no memory is taken for weights that are not in the file."""
     _check_memory(path)
     try:
         with safetensors.safe_open(path, "pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        if backbone is None:
+        if backbone is None and head is None:
             with torch.device("meta"):
                 planned = from_config(config, space)
             own = {name: tuple(tensor.shape) for name, tensor in planned.state_dict().items()}
             if own != shapes:
                 raise _misfit(path, _shape_differences(own, shapes))
-        model = from_config(config, space, backbone=backbone)
+        model = from_config(config, space, backbone=backbone, head=head)
         tensors = safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
         raise DataError(f"{path}: not a safetensors file: {error}") from error

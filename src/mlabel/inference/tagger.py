@@ -20,7 +20,7 @@ from mlabel.data import ImageTable, Loader
 from mlabel.decisions import Calibration, Thresholds
 from mlabel.inference.bundle import load_bundle, save_bundle
 from mlabel.labels import LabelSpace, decide, threshold_values
-from mlabel.models import Classifier
+from mlabel.models import Classifier, Head
 from mlabel.taxonomy import Taxonomy
 from mlabel.training import resolve_precision
 from mlabel.training.bad_images import bare_reason
@@ -117,6 +117,7 @@ class Tagger:
         folder: str | Path,
         *,
         backbone: nn.Module | None = None,
+        head: Head | None = None,
         device: str | torch.device | None = None,
         taxonomy: Taxonomy | None = None,
     ) -> Tagger:
@@ -125,10 +126,11 @@ class Tagger:
         Args:
             folder: The bundle's.
             backbone: The module that the model was built on, where that was one of yours.
+            head: The model's head, likewise.
             device: None: a GPU if there is one, else the CPU.
             taxonomy: Of the bundle's labels; see the class.
         """
-        bundle = load_bundle(folder, backbone=backbone)
+        bundle = load_bundle(folder, backbone=backbone, head=head)
         bundle.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         thresholds = 0.5 if bundle.thresholds is None else bundle.thresholds
         maps = bundle.calibration

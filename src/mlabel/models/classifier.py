@@ -98,6 +98,7 @@ class Classifier(nn.Module):
         backbone: A module from images (N, C, H, W) to features (N, D), with D as its `num_features`.
         space: The labels; column i of the logits is `space.names[i]`.
         config: The architecture around the backbone.
+        head: A head of your own, made for `space`; None: the one that `config` describes.
 
     Attributes:
         preprocess, backbone, head: The three layers.
@@ -108,16 +109,16 @@ class Classifier(nn.Module):
         load_report: What became of the pretrained weights' entries; None where none were asked for.
 
     Raises:
-        TypeError: the backbone is no module, or its `num_features` no whole number.
-        ValueError: `num_features` is missing or below 1.
+        TypeError: the backbone is no module, its `num_features` no whole number, or the head no `Head`.
+        ValueError: `num_features` is missing or below 1, or the head is of another space.
     """
 
-    def __init__(self, backbone: nn.Module, space: LabelSpace, config: ModelConfig) -> None:
+    def __init__(self, backbone: nn.Module, space: LabelSpace, config: ModelConfig, head: Head | None = None) -> None:
         super().__init__()
         self.num_features = _read_num_features(backbone)
         self.preprocess = Preprocess(config.mean, config.std)
         self.backbone = backbone
-        self.head = _create_head(backbone, self.num_features, space, config)
+        self.head = _create_head(backbone, self.num_features, space, config) if head is None else _own_head(head, space)
         self.space = space
         self.image_size = config.image_size
         self.in_channels = config.in_channels
@@ -198,7 +199,7 @@ def replace_head(
     model: Classifier,
     space: LabelSpace,
     *,
-    head: str = "linear",
+    head: str | Head = "linear",
     dropout: float = 0.0,
     hidden: int = 512,
     head_options: HeadOptions | None = None,
@@ -210,7 +211,7 @@ def replace_head(
     Args:
         model: The classifier whose backbone, with its weights, and preprocessing are kept.
         space: The labels of the new head.
-        head: A name of `HEADS`.
+        head: A name of `HEADS`, or a `Head` of your own.
         dropout: As in `create_model`.
         hidden: As in `create_model`.
         head_options: As in `create_model`.
@@ -224,8 +225,9 @@ def replace_head(
         torch.Size([1, 3])
     """
     options = tuple(sorted((head_options or {}).items()))
-    config = replace(model._config, head=head, dropout=dropout, hidden=hidden, head_options=options)
-    other = Classifier(model.backbone, space, config)
+    name, own = (head, None) if isinstance(head, str) else (None, head)
+    config = replace(model._config, head=name, dropout=dropout, hidden=hidden, head_options=options)
+    other = Classifier(model.backbone, space, config, own)
     other.load_report = model.load_report
     parameter = next(model.parameters(), None)
     if parameter is not None:
@@ -234,7 +236,16 @@ def replace_head(
     return other.train(model.training)
 
 
+def _own_head(head: Head, space: LabelSpace) -> Head:
+    if not isinstance(head, Head):
+        raise TypeError(f"head must be a name or a mlabel.models.Head; got {type(head).__name__}")
+    space.check_same(head.space, "the head")
+    return head
+
+
 def _create_head(backbone: nn.Module, num_features: int, space: LabelSpace, config: ModelConfig) -> Head:
+    if config.head is None:
+        raise ValueError("the model was made with a head of its user's; pass such a head as head=")
     if HEADS[config.head].takes_map:
         num_features = count_map_features(backbone, config.in_channels, config.image_size)
     options = dict(config.head_options)

@@ -24,7 +24,7 @@ class ModelConfig:
 
     Args:
         backbone: A name of `list_models()` or `timm/NAME`, or None for a module of the user's.
-        head: A name of the table of heads.
+        head: A name of the table of heads, or None for a head of the user's.
         dropout: The chance that a feature is dropped before the last linear layer, 0 <= dropout < 1.
         hidden: Hidden units, width or rank of the head; `linear` and `csra` do not use it.
         in_channels: 3 for RGB, 1 for greyscale.
@@ -39,7 +39,7 @@ class ModelConfig:
     """
 
     backbone: str | None
-    head: str
+    head: str | None
     dropout: float
     hidden: int
     in_channels: int
@@ -53,10 +53,7 @@ class ModelConfig:
         if self.backbone is not None:
             _check_text(self.backbone, "backbone")
             check_backbone(self.backbone)
-        _check_text(self.head, "head")
-        resolve(self.head, HEADS, "head")
-        for value in check_head_options(self.head, dict(self.head_options)).values():
-            _check_number(value, "an option of the head", -1e9, 1e9)
+        self._check_head()
         _check_number(self.dropout, "dropout", 0.0, 1.0)
         if self.dropout >= 1:
             raise ValueError(f"dropout must be below 1; got {self.dropout!r}")
@@ -72,6 +69,16 @@ class ModelConfig:
         for mean, std in zip(self.mean, self.std, strict=True):
             _check_number(mean, "mean (of images in [0, 1])", -10.0, 10.0)
             _check_number(std, "std (of images in [0, 1])", 1e-4, 10.0)
+
+    def _check_head(self) -> None:
+        if self.head is None:
+            if self.head_options:
+                raise ValueError("head_options are for heads by name; a head of your own has its own arguments")
+            return
+        _check_text(self.head, "head")
+        resolve(self.head, HEADS, "head")
+        for value in check_head_options(self.head, dict(self.head_options)).values():
+            _check_number(value, "an option of the head", -1e9, 1e9)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description as plain numbers, texts and lists, for JSON; `from_dict` reads it."""

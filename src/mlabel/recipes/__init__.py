@@ -7,20 +7,26 @@ from mlabel.recipes.comparison_page import write_run_comparison
 from mlabel.recipes.cost import ModelCost, measure_costs
 from mlabel.recipes.demo import DEMO, demo
 from mlabel.recipes.evaluation import RunEvaluation
+from mlabel.recipes.imbalance import make_loss
 from mlabel.recipes.label_issues import RunIssues, find_run_issues, write_issues
 from mlabel.recipes.pages import report_run, write_evaluation
 from mlabel.recipes.plan import RunPlan, plan_run
 from mlabel.recipes.recipe import CALIBRATIONS, INIT_BIASES, Recipe
+from mlabel.recipes.reports import REPORTS, Report
 from mlabel.recipes.run import Run, run
 from mlabel.recipes.scenes import write_scenes
+from mlabel.recipes.stand_ins import STAND_INS, write_stand_in
 
 __all__ = [
     "CALIBRATIONS",
     "DEMO",
     "INIT_BIASES",
     "LABEL_STATISTICS",
+    "REPORTS",
+    "STAND_INS",
     "ModelCost",
     "Recipe",
+    "Report",
     "Run",
     "RunComparison",
     "RunEvaluation",
@@ -30,6 +36,7 @@ __all__ = [
     "copy_with_card",
     "demo",
     "find_run_issues",
+    "make_loss",
     "measure_costs",
     "plan_run",
     "report_run",
@@ -38,4 +45,5 @@ __all__ = [
     "write_issues",
     "write_run_comparison",
     "write_scenes",
+    "write_stand_in",
 ]

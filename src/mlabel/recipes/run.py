@@ -326,6 +326,7 @@ def run(
     allow_changed_data: bool = False,
     part: str | None = None,
     threshold: float = 0.5,
+    include: Iterable[str] = (),
     device: str | None = None,
     progress: Progress = no_progress,
     say: Say = print,
@@ -342,6 +343,7 @@ def run(
         allow_changed_data: Go on although the data is not what the checkpoint was trained on.
         part: The part to evaluate on; None: test where it has labels, else val.
         threshold: Of the middle column of the evaluation.
+        include: Metrics to measure besides; see `mlabel.evaluate`.
         device: None: a GPU if there is one, else the CPU.
         progress: Wraps the batches that are scored; anything but `no_progress` also shows a bar in training.
         say: Takes what a person should read on the way.
@@ -350,6 +352,7 @@ def run(
         DataError, FileNotFoundError, ValueError: see the reader, `create_model` and `fit`.
     """
     ranks = join_ranks(device)
+    include = check_include(include)
     say, progress = (say, progress) if ranks.first else (_say_nothing, no_progress)
     # What the first looks up in every image, the others find in the folder.
     with nullcontext() if recipe.duplicates is None else ranks.first_before_others():
@@ -379,7 +382,7 @@ def run(
         leave_ranks()
         return None
     work.calibrate()
-    result = work.evaluate(part=part, threshold=threshold)
+    result = work.evaluate(part=part, threshold=threshold, include=include)
     leave_ranks()
     write_evaluation(work, result)
     return result

@@ -8,10 +8,8 @@ real and come with the library, and no scan serves in two partitions.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
-from mlabel._checks import DataError
-from mlabel._files import digest, read_json, to_json
+from mlabel.recipes.made import make_once
 
 CANVAS = 32
 MOST_DIGITS = 4
@@ -34,7 +31,7 @@ COLUMNS = ("image", "partition", "digits", "count")
 _COMMON_TO_RARE = (1, 8, 3, 9, 5, 2, 7, 4, 6, 0)
 _DRAW = np.geomspace(0.36, 0.008, 10) / np.geomspace(0.36, 0.008, 10).sum()
 
-_FORMAT = "mlabel.scenes/1"
+_FORMAT = "mlabel.scenes/2"
 _LABELS, _RECORD = "labels.csv", "scenes.json"
 _GRID = 16.0  # half the canvas: the spacing of the layout that every scene starts from
 _LEAST_GAP = 13.8  # two digits' centres are at least so far apart in x or in y
@@ -70,47 +67,13 @@ def write_scenes(folder: str | Path, *, num_scenes: int = 10_000, seed: int = 0)
         ...     len(table), table.space
         (200, LabelSpace(tags: 10 any-of, count: 4 exclusive))
     """
-    folder = Path(folder).resolve()
     if num_scenes < 20:
         raise ValueError(f"num_scenes must be at least 20, so that every partition gets some; got {num_scenes}")
     wanted = {"format": _FORMAT, "num_scenes": num_scenes, "seed": seed}
-    found = _record_of(folder)
-    if found is None and folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} holds something else than scenes; name a new or an empty folder")
-    if found is None or not _is_whole(folder, found, wanted):
-        _replace(folder, wanted)
-    return folder / _LABELS
-
-
-def _record_of(folder: Path) -> dict[str, Any] | None:
-    """Return what `scenes.json` of the folder says, or None where it holds no scenes of ours."""
-    try:
-        record = read_json(folder / _RECORD)
-    except (FileNotFoundError, DataError):
-        return None
-    return record if isinstance(record, dict) and str(record.get("format")).startswith("mlabel.scenes/") else None
-
-
-def _is_whole(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    """Return whether the folder holds the wanted scenes with nothing of them changed or lost."""
-    labels, images = folder / _LABELS, folder / "images"
-    if not labels.is_file() or found != wanted | {"labels": digest(labels)}:
-        return False
-    return sum(1 for _ in images.glob("*/*.png")) == wanted["num_scenes"]
-
-
-def _replace(folder: Path, wanted: dict[str, Any]) -> None:
-    """Write the wanted scenes beside the folder, and let them take its place."""
-    fresh, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    _write(fresh, wanted["num_scenes"], wanted["seed"])
-    (fresh / _RECORD).write_text(to_json(wanted | {"labels": digest(fresh / _LABELS)}), encoding="utf-8")
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    made = make_once(
+        folder, lambda fresh: _write(fresh, num_scenes, seed), wanted=wanted, record=_RECORD, what="scenes"
+    )
+    return made / _LABELS
 
 
 def _write(folder: Path, num_scenes: int, seed: int) -> None:
