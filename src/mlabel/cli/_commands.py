@@ -31,4 +31,5 @@ COMMANDS = {
     "export": ("export", "Write a trained model for other programs, and check that it says the same there."),
     "index": ("search", "Index the scores of many images, for `mlabel search`."),
     "search": ("search", "Find images by what they show, or like another."),
+    "serve": ("serve", "Serve a page to try a bundle on, and a JSON endpoint, for this machine alone."),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from mlabel._files import to_json
-from mlabel.data import ImageTable, Loader
+from mlabel.data import Batch, ImageTable, Loader
 from mlabel.decisions import Calibration, Thresholds
 from mlabel.inference.bundle import load_bundle, save_bundle
 from mlabel.labels import LabelSpace, decide, threshold_values
@@ -159,6 +159,32 @@ class Tagger:
         paths = [images] if isinstance(images, str | Path) else list(images)
         return list(self.stream(paths, threshold=threshold, batch_size=batch_size, num_workers=num_workers))
 
+    def predict_pixels(
+        self, images: torch.Tensor, *, threshold: float | None = None, precision: str = "auto"
+    ) -> list[Prediction]:
+        """Return a `Prediction` for each of some images in memory, whose `path` is their number.
+
+        Args:
+            images: uint8 (N, C, H, W), of the model's channels and size, as `mlabel.data.read_image` gives them with
+                `size=tagger.model.image_size`, with the channels put first.
+            threshold: In the place of the tagger's thresholds, for any-of labels.
+            precision: fp32, bf16, fp16 or auto.
+
+        Raises:
+            ValueError: images of another shape or type.
+        """
+        wanted = (self.model.in_channels, *self.model.image_size)
+        if images.ndim != 4 or images.shape[1:] != wanted or images.dtype != torch.uint8:
+            raise ValueError(
+                f"images must be uint8 (N, {', '.join(map(str, wanted))}); got {tuple(images.shape)} of {images.dtype}"
+            )
+        device = next(self.model.parameters()).device
+        nothing = torch.zeros((len(images), self.space.num_labels), dtype=torch.uint8)
+        batch = Batch(images, nothing, None, torch.arange(len(images))).to(device)
+        scores = self._score(batch, resolve_precision(precision, device))
+        names = [str(number) for number in range(len(images))]
+        return list(self._predictions(Scored(names, scores), self.thresholds if threshold is None else threshold))
+
     def stream(
         self,
         images: Sequence[str | Path] | ImageTable,
@@ -255,16 +281,22 @@ class Tagger:
                 note_skipped()
                 kept: list[torch.Tensor] = []
                 network = partial(_keep_features, self.model, kept) if with_features else None
-                with eval_mode(self.model):
-                    logits = forward(self.model, batch.to(device), precision, network=network)
-                    scores = self._probabilities(logits)
-                    if self.taxonomy is not None:
-                        scores = self.taxonomy.consistent_scores(scores)
+                scores = self._score(batch.to(device), precision, network=network)
                 features = kept[0].float().cpu().numpy() if kept else None
-                yield Scored(names[batch.index.numpy()].tolist(), scores.cpu().numpy(), features)
+                yield Scored(names[batch.index.numpy()].tolist(), scores, features)
         finally:
             note_skipped()
             loader.close()
+
+    def _score(
+        self, batch: Batch, precision: str, *, network: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> np.ndarray:
+        """Return the probabilities (n, L) float32 of a batch that is on the model's device."""
+        with eval_mode(self.model):
+            scores = self._probabilities(forward(self.model, batch, precision, network=network))
+            if self.taxonomy is not None:
+                scores = self.taxonomy.consistent_scores(scores)
+        return scores.cpu().numpy()
 
     def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the probabilities (n, L) float32, calibrated where there is a calibration."""

@@ -3,6 +3,7 @@
 from mlabel.report.comparison import plot_differences, write_comparison
 from mlabel.report.cross_fit import cross_fit_scores
 from mlabel.report.curves import PrecisionRecall, plot_precision_recall, plot_reliability, precision_recall
+from mlabel.report.endpoint import ServeLimits, create_app
 from mlabel.report.issues import LabelIssues, label_issues
 from mlabel.report.matrices import plot_confusions, plot_correlation, plot_shares
 from mlabel.report.page import write_diagnosis, write_gallery, write_report
@@ -14,6 +15,7 @@ from mlabel.report.plots import (
 )
 from mlabel.report.saliency import explain
 from mlabel.report.section import Picture, Section, Tile
+from mlabel.report.serving import serve
 from mlabel.report.sheet import plot_augmented, plot_explanations, plot_sheet
 
 __all__ = [
@@ -21,7 +23,9 @@ __all__ = [
     "Picture",
     "PrecisionRecall",
     "Section",
+    "ServeLimits",
     "Tile",
+    "create_app",
     "cross_fit_scores",
     "explain",
     "label_issues",
@@ -39,6 +43,7 @@ __all__ = [
     "plot_shares",
     "plot_sheet",
     "precision_recall",
+    "serve",
     "write_comparison",
     "write_diagnosis",
     "write_gallery",
