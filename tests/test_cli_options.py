@@ -43,11 +43,7 @@ def told(*words: str) -> argparse.Namespace:
 def toml(value: Any) -> str:
     """Return a value as TOML has it within a line."""
     if isinstance(value, dict):
-        return (
-            "{"
-            + ", ".join(f"{json.dumps(name, ensure_ascii=False)} = {toml(each)}" for name, each in value.items())
-            + "}"
-        )
+        return "{" + ", ".join(f"{toml(name)} = {toml(each)}" for name, each in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(toml, value)) + "]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
