@@ -136,6 +136,32 @@ def test_intervals_are_of_the_last_column(trained: Path, capsys: pytest.CaptureF
     assert "intervals" not in json.loads((trained / "report" / "metrics-val.json").read_text())
 
 
+def test_report_writes_the_whole_page(visit, trained: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    words = ["report", str(run), "--intervals", "20", "--labels", "green,dark", "--tiles", "2"]
+    assert main(words) == 0
+    page = run / "report" / "index.html"
+    assert re.search(rf"^wrote {page}; beside it \d+ pictures and \d+ tables$", capsys.readouterr().out, re.M)
+    opened = visit(page)
+    assert (opened.errors, opened.requests) == ([], [])
+    titles = opened.page.locator("h2").all_inner_texts()
+    assert titles[:5] == ["Metrics", "Labels", "Training", "Groups", "Confusion"]
+    assert {"Precision and recall", "Reliability", "Data", "Examples", "Pictures", "Next"} <= set(titles)
+    row = opened.page.locator("#metrics tr", has_text="micro_f1").locator("td").all_inner_texts()
+    assert len(row) == 3
+    assert [len(cell.split()) for cell in row] == [1, 2, 2], "intervals of both, and not of the prior"
+    held = json.loads((run / "report" / "metrics-val.json").read_text())
+    for name in ("intervals", "fixed_intervals"):
+        assert held[name]["metrics"]["micro_f1"]["low"] <= held[name]["metrics"]["micro_f1"]["value"]
+    assert held["fixed_intervals"]["metrics"]["micro_f1"]["value"] == held["columns"]["at 0.5"]["metrics"]["micro_f1"]
+    with open(run / "report" / "metrics.csv", newline="") as file:
+        rows = {each["metric"]: each for each in csv.DictReader(file)}
+    # What no threshold changes has one interval.
+    assert rows["map"]["at 0.5 low"] == rows["map"]["calibrated low"] != ""
+    assert main(["report", str(run), "--labels", "gren"]) == 2
+    assert "did you mean 'green'" in capsys.readouterr().err
+
+
 def test_intervals_say_what_was_drawn() -> None:
     data = [[0.9], [0.1], [0.4], [0.8]], [[1], [0], [1], [0]]
     alone = bootstrap(*data, metrics=["macro_f1"], resamples=3, level=0.9)

@@ -126,7 +126,8 @@ def _labels_per_image(shown: Shown) -> dict[str, Picture]:
     shown.write_rows("labels-per-image.csv", ({"labels": k, "images": n, "decided": d} for k, n, d in rows))
     path = plot_labels_per_image(amounts, shown.folder / "labels-per-image.png", decided=guesses)
     alt = f"Labels of an image: on average {true.mean():.2f} are true and {decided.mean():.2f} are decided"
-    return {f"Labels of an image in the {shown.result.part} part, true and decided": Picture(path, alt)}
+    cut = f"; at the end {most} or more" if decided.max(initial=0) > most else ""
+    return {f"Labels of an image in the {shown.result.part} part, true and decided{cut}": Picture(path, alt)}
 
 
 def _by_column(found: Relations, space: LabelSpace) -> Relations:

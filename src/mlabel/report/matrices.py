@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from mlabel._checks import to_numpy
 from mlabel.report.plots import _figure, _grid_of_axes, _row_of_axes, _save, _short
 
+_BLANK = "#c9ced3"  # what there is no number of
 _WRITTEN = 12  # in matrices of at most so many labels the numbers are written into the cells
 
 
@@ -92,6 +93,7 @@ def _plot(
     side = 3.0 + 0.2 * len(rows)
     figure = _figure(width=side + 1.0, height=side)
     (axes,) = _row_of_axes(figure, 1)
+    axes.set_facecolor(_BLANK)
     picture = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1])
     figure.colorbar(picture, ax=axes, shrink=0.8)
     for axis, names, title, turn in ((axes.yaxis, rows, titles[0], 0), (axes.xaxis, columns, titles[1], 90)):

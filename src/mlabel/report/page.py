@@ -39,8 +39,9 @@ _LABEL_COLUMNS = {
     "tn": "TN",
 }
 _LABELS_TEXT = (
-    "Of the {part}. A label's name shows its four counts; a head sorts by its column. P, R, F1 and counts are those of "
-    "the threshold shown; a label without positives has no recall, F1 or AP."
+    "As in the last column of the metrics. A head sorts by its column; a name shows what was decided of the label. "
+    "Precision, recall, F1 and counts are at the threshold shown; where there is none, the highest score of the group "
+    "decides. A label without positives has no recall, F1 or AP."
 )
 
 
@@ -104,7 +105,7 @@ def write_report(
         columns=list(comparison),
         metrics=_metric_rows(comparison, intervals or {}),
         labels=None if evaluation is None else _label_data(evaluation, label_intervals or {}, label_groups),
-        labels_text=_LABELS_TEXT.format(part="last column of the metrics"),
+        labels_text=_LABELS_TEXT,
         details=True,
         sections=sections,
         settings=dict(_flatten(config or {})),
@@ -241,7 +242,7 @@ def _label_data(
     for name, title in _LABEL_COLUMNS.items():
         values = np.asarray(evaluation.per_label[name])
         if name == "threshold" and np.isnan(values).all():
-            continue  # every group is exclusive
+            continue  # all groups are exclusive, or labels are compared with each other
         columns.append(_column(title, "count" if values.dtype.kind in "iu" else "number", values.tolist()))
         if name in ("ap", "f1") and name in intervals:
             ends = np.stack([intervals[name].low, intervals[name].high], axis=1)

@@ -217,7 +217,8 @@ def _draw_series(axes: Axes, history: Sequence[Mapping[str, Any]], names: Sequen
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(where) == 1:
         axes.set_xlim(where[0] - 0.6, where[0] + 0.6)
-    axes.legend(frameon=False, fontsize=9)
+    # Below, where no line can run through it.
+    axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     _tidy(axes)
 
 
