@@ -390,6 +390,17 @@ def test_a_table_as_csv(tmp_path):
     assert list(rows[0]) == ["id", "label", "kind", "better", "score", "self_confidence", "margin"]
 
 
+def test_a_table_for_a_spreadsheet(tmp_path):
+    scores, targets = noisy(0, labels=1)
+    issues = label_issues(scores, targets, space=LabelSpace([Group("tags", ["=cmd"])]))
+    ids = [f"-{number}" for number in range(len(scores))]
+    plain = issues.to_csv(tmp_path / "plain.csv", ids).read_text().splitlines()
+    escaped = issues.to_csv(tmp_path / "escaped.csv", ids, for_spreadsheet=True).read_text().splitlines()
+    assert plain[1].startswith(f"-{issues.rows[0]},=cmd,")
+    assert escaped[1].startswith(f"'-{issues.rows[0]},'=cmd,")
+    assert plain[1].split(",")[2:] == escaped[1].split(",")[2:]
+
+
 def test_a_gallery_of_the_worst(tmp_path):
     scores, targets, unknown = mixed()
     issues = label_issues(scores, targets, mask=unknown, space=MIXED)

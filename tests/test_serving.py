@@ -28,6 +28,7 @@ import torch
 import uvicorn
 from PIL import Image
 from torch import nn
+from torchvision.models import VisionTransformer
 
 from mlabel.cli import main
 from mlabel.data import read_image
@@ -189,6 +190,23 @@ def test_a_network_without_a_map_says_so() -> None:
         assert ask(f"{address}/predict", picture())[0] == 200
         status, found, _ = ask(f"{address}/explain?label=cat", picture())
         assert (status, found["error"][:34]) == (422, "this network has no map to show: n")
+
+
+class Patches(VisionTransformer):
+    """A small vision transformer."""
+
+    num_features = 16
+
+    def __init__(self) -> None:
+        super().__init__(image_size=32, patch_size=8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32)
+        self.heads = nn.Identity()
+
+
+def test_a_vision_transformer_shows_its_attention() -> None:
+    with serving(Tagger(create_model(Patches(), SPACE, image_size=32))) as address:
+        said = [ask(f"{address}/explain?label={name}", picture())[1] for name in ("cat", "small")]
+    assert [each["method"] for each in said] == ["attention_rollout"] * 2
+    assert said[0]["map"] == said[1]["map"]
 
 
 # What is refused.
@@ -434,8 +452,10 @@ def test_another_address_is_warned_of(not_run: list[Any], tagger: Tagger, caplog
 
 
 def test_a_taken_port_is_told(tagger: Tagger) -> None:
-    with _listen("127.0.0.1", 0) as taken, pytest.raises(OSError, match="choose another --port"):
+    with _listen("127.0.0.1", 0) as taken, pytest.raises(OSError, match="choose another --host or --port"):
         serve(tagger, port=taken.getsockname()[1])
+    with pytest.raises(ValueError, match="port must be between 0 and 65535"):
+        serve(tagger, port=65_536)
 
 
 # The page, in a browser.

@@ -27,6 +27,11 @@ def add_label_issues(commands: Any) -> None:
     )
     parser.add_argument("--folds", type=int, default=FOLDS, help="of the training part, whose heads are cross-fitted")
     parser.add_argument("--top", type=int, default=20, help="how many images of each kind the page shows")
+    parser.add_argument(
+        "--for-spreadsheet",
+        action="store_true",
+        help="in the CSV file, put an apostrophe before names and ids that a spreadsheet takes for formulas",
+    )
     add_limit(parser, "look at this many images of the part only")
     add_device(parser)
 
@@ -42,5 +47,5 @@ def _label_issues(options: argparse.Namespace) -> None:
     print(f"{found.part} part, {len(found.issues):,} labels to look at")
     for row in found.issues.label_table():
         print(f"{row['label']}\t{row['missing']} missing\t{row['wrong']} wrong")
-    for path in write_issues(run, found, limit=options.top):
+    for path in write_issues(run, found, limit=options.top, for_spreadsheet=options.for_spreadsheet):
         print(f"wrote {path}")

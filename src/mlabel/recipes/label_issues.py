@@ -123,17 +123,19 @@ def _describe(issues: LabelIssues, table: ImageTable) -> tuple[str, ...]:
     return (found, f"most of them: {most}") if rows else (found,)
 
 
-def write_issues(run: Run, found: RunIssues, *, limit: int = 24) -> tuple[Path, Path]:
+def write_issues(run: Run, found: RunIssues, *, limit: int = 24, for_spreadsheet: bool = False) -> tuple[Path, Path]:
     """Write issues into the run's `report` folder; return the CSV file and the page of a gallery.
 
     Args:
         run: The run.
         found: What `find_run_issues` returned.
         limit: How many pictures of each kind the gallery has.
+        for_spreadsheet: See `LabelIssues.to_csv`.
     """
     folder = run.folder / "report"
     folder.mkdir(exist_ok=True)
-    table = found.issues.to_csv(folder / f"label-issues-{found.part}.csv", found.table.ids)
+    path = folder / f"label-issues-{found.part}.csv"
+    table = found.issues.to_csv(path, found.table.ids, for_spreadsheet=for_spreadsheet)
     images: Sequence[str] = found.table.paths.tolist()
     ids = [Path(str(each)).name for each in found.table.ids]
     page = write_gallery(

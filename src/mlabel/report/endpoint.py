@@ -111,7 +111,7 @@ def create_app(
     """
     fastapi = require("fastapi", "serve")
     service = _Service(tagger, title, limits or ServeLimits())
-    app = fastapi.FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None)
+    app = fastapi.FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     for path, (name, kind) in _PAGE.items():
         app.add_route(path, _file_route(name, kind), methods=["GET"])
     for path, answer, method in (

@@ -14,6 +14,7 @@ import scipy.sparse as sp
 
 from mlabel._checks import resolve
 from mlabel._files import write_atomically
+from mlabel.inference import escape_cell
 from mlabel.labels import LabelSpace, threshold_values
 from mlabel.metrics._blocks import known_positives
 from mlabel.metrics.ranking import check_probabilities
@@ -132,13 +133,23 @@ class LabelIssues:
             np.divide(numbers - joint.diagonal(), numbers, out=own, where=numbers > 0)
         return shares
 
-    def to_csv(self, path: str | Path, ids: Sequence[Any] | np.ndarray | None = None) -> Path:
-        """Write the table as CSV to the file `path`, the worst first, and return the path; see `table`."""
-        text = io.StringIO()
+    def to_csv(
+        self, path: str | Path, ids: Sequence[Any] | np.ndarray | None = None, *, for_spreadsheet: bool = False
+    ) -> Path:
+        """Write the table as CSV to the file `path`, the worst first, and return the path; see `table`.
+
+        Args:
+            path: The file to write.
+            ids: The id of each sample (N,); None: its number.
+            for_spreadsheet: Write ids and label names so that no spreadsheet takes them for a formula; see
+                `mlabel.inference.escape_cell`.
+        """
+        text, cell = io.StringIO(), escape_cell if for_spreadsheet else str
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(_HEAD)
         for row in self.table(ids):
-            writer.writerow(row[name] if isinstance(row[name], str) else f"{row[name]:.6f}" for name in _HEAD)
+            cells = (row[name] for name in _HEAD)
+            writer.writerow(cell(each) if isinstance(each, str) else f"{each:.6f}" for each in cells)
         write_atomically(path, text.getvalue())
         return Path(path)
 

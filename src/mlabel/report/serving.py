@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from mlabel._checks import require
+from mlabel._checks import check_between, require
 from mlabel.inference import Tagger
 from mlabel.report.endpoint import LOCAL, ServeLimits, address_of, create_app
 
@@ -45,9 +45,11 @@ def serve(
         say: Takes the address of the page, once it can be opened.
 
     Raises:
+        ValueError: a port that none can have.
         OSError: the address or port cannot be listened at.
         ImportError: FastAPI or uvicorn is not installed.
     """
+    check_between(port, 0, 65_535, "port")
     uvicorn = require("uvicorn", "serve")
     app = create_app(tagger, allow_hosts=[host, *allow_hosts], title=title, limits=limits)
     with _listen(host, port) as listening:
@@ -67,7 +69,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise OSError(f"cannot listen at {host}, port {port}: {error.strerror}; choose another --port") from error
+        raise OSError(
+            f"cannot listen at {host}, port {port}: {error.strerror}; choose another --host or --port"
+        ) from error
 
 
 def _uvicorn_config(uvicorn: Any, app: FastAPI) -> Any:
