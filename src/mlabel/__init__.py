@@ -62,6 +62,7 @@ _MODULES = frozenset(
         "report",
         "taxonomy",
         "training",
+        "tuning",
         "weights",
     }
 )

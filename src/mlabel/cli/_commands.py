@@ -16,6 +16,10 @@ COMMANDS = {
     ),
     "models": ("models", "List the backbones with parameters and multiply-adds, without their heads."),
     "train": ("runs", "Train on annotated images, calibrate thresholds, evaluate, and write bundle and report."),
+    "tune": (
+        "tune",
+        "Search over settings, judged on the validation part; repeated, it goes on where it was stopped.",
+    ),
     "evaluate": (
         "runs",
         "Measure the best weights of a run, beside the prior, at a threshold and at the calibrated ones.",

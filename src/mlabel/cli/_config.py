@@ -26,8 +26,8 @@ MAX_BYTES = {"TOML": 2**16, "JSON": 2**22}
 MAX_DEPTH = 8
 _MAX_DOTS = 64
 _STRING = re.compile(r""""[^"\\]*"|'[^']*'""")  # without escapes, and so found in one pass
-# Options about how a command is used, not about what it does.
-_OF_USE = frozenset({"help", "config", "set", "debug", "command"})
+# Options about how a command is used, not about what it does; and a program, which is run, so that no file names it.
+_OF_USE = frozenset({"help", "config", "set", "debug", "command", "program"})
 PAIRS = "NAME=VALUE"  # the metavar of options that are given as such, which are tables in a file
 
 

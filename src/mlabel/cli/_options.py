@@ -298,18 +298,25 @@ def add_bad(parser: argparse.ArgumentParser, *, listed: str = "on stderr") -> No
     parser.add_argument("--max-bad", type=float, default=0.001, help="with skip, the share that may be bad")
 
 
-def add_fields(parser: argparse.ArgumentParser, kind: type, *, skip: set[str]) -> None:
-    """Add an option for each field of a dataclass; its help is the field's line of the docstring."""
+def add_fields(parser: argparse.ArgumentParser, kind: type, *, skip: set[str], required: bool = True) -> None:
+    """Add an option for each field of a dataclass; its help is the field's line of the docstring.
+
+    Args:
+        parser: What it is added to.
+        kind: The dataclass.
+        skip: Fields that get none.
+        required: Whether options of fields without a default must be given.
+    """
     texts = _argument_texts(kind)
     for field in dataclasses.fields(kind):
         if field.name in skip:
             continue
-        required = field.default is dataclasses.MISSING
+        without_default = field.default is dataclasses.MISSING
         parser.add_argument(
             flag_of(field.name),
             type=_type_of(str(field.type)),
-            required=required,
-            default=None if required else field.default,
+            required=required and without_default,
+            default=None if without_default else field.default,
             choices=list(_CHOICES[field.name]) if field.name in _CHOICES else None,
             help=texts[field.name].replace("%", "%%"),
         )

@@ -75,7 +75,12 @@ def add_train(commands: Any) -> None:
     add_part(parser)
     add_threshold(parser)
     add_device(parser)
-    add_fields(parser, Recipe, skip=_PAIRED | {"labels", "train"})
+    add_recipe(parser)
+
+
+def add_recipe(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Add the options of a recipe; see `_recipe`."""
+    add_fields(parser, Recipe, skip=_PAIRED | {"labels", "train"}, required=required)
     add_fields(parser, TrainConfig, skip=set())
     add_labels(parser)
     add_reader_options(parser)

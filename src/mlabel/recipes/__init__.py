@@ -16,11 +16,14 @@ from mlabel.recipes.reports import REPORTS, Report
 from mlabel.recipes.run import Run, run
 from mlabel.recipes.scenes import write_scenes
 from mlabel.recipes.stand_ins import STAND_INS, write_stand_in
+from mlabel.recipes.study_page import write_study
+from mlabel.recipes.tuning import KEEP_TRIALS, best_recipe, retrain, tune
 
 __all__ = [
     "CALIBRATIONS",
     "DEMO",
     "INIT_BIASES",
+    "KEEP_TRIALS",
     "LABEL_STATISTICS",
     "REPORTS",
     "STAND_INS",
@@ -32,6 +35,7 @@ __all__ = [
     "RunEvaluation",
     "RunIssues",
     "RunPlan",
+    "best_recipe",
     "compare_runs",
     "copy_with_card",
     "demo",
@@ -40,10 +44,13 @@ __all__ = [
     "measure_costs",
     "plan_run",
     "report_run",
+    "retrain",
     "run",
+    "tune",
     "write_evaluation",
     "write_issues",
     "write_run_comparison",
     "write_scenes",
     "write_stand_in",
+    "write_study",
 ]

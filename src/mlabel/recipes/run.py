@@ -89,7 +89,7 @@ class Run:
         """
         folder = Path(folder)
         recipe = dataclasses.replace(recipe, data=str(Path(recipe.data).resolve()))
-        table = _read_for_split(recipe, folder, progress)
+        table = read_for_split(recipe, folder, progress)
         parts = split_table(recipe, table)
         if "train" not in parts:
             raise DataError(f"{recipe.data}: there is no training part, only {sorted(parts)}")
@@ -126,7 +126,7 @@ class Run:
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         last = recipe.train.memory_format == "channels_last"
         model.to(memory_format=torch.channels_last if last else torch.contiguous_format)
-        parts = split_table(recipe, _read_for_split(recipe, folder, progress))
+        parts = split_table(recipe, read_for_split(recipe, folder, progress))
         run = cls(folder, recipe, parts, model, progress)
         run.load_best()
         return run
@@ -362,7 +362,7 @@ def run(
     work.part_to_evaluate(part)  # what cannot be evaluated is said before it is trained
     train = work.parts["train"]
     if ranks.first:
-        _describe(work)
+        describe_run(work)
     fit(
         work.model,
         make_loss(recipe, train),
@@ -388,7 +388,7 @@ def run(
     return result
 
 
-def _describe(work: Run) -> None:
+def describe_run(work: Run) -> None:
     """Write what the run is told, and what was chosen for each label."""
     write_run_config(work.folder, recipe=work.recipe.to_dict())
     labels = describe_labels(work.recipe, work.parts["train"])
@@ -421,7 +421,7 @@ def split_table(recipe: Recipe, table: ImageTable) -> dict[str, ImageTable]:
     return table.parts(recipe.split_seed, fractions=recipe.split, method=recipe.split_method, hold_out=recipe.hold_out)
 
 
-def _read_for_split(recipe: Recipe, folder: Path, progress: Progress) -> ImageTable:
+def read_for_split(recipe: Recipe, folder: Path, progress: Progress) -> ImageTable:
     """Return the table of a recipe, with copies of a picture kept together where it says so."""
     table = read_table(recipe)
     if recipe.duplicates is None:

@@ -14,6 +14,7 @@ from mlabel.report.plots import (
     plot_labels_per_image,
 )
 from mlabel.report.saliency import explain
+from mlabel.report.search import plot_curves, plot_importances, plot_settings, plot_trials, write_search
 from mlabel.report.section import Picture, Section, Tile
 from mlabel.report.serving import serve
 from mlabel.report.sheet import plot_augmented, plot_explanations, plot_sheet
@@ -32,20 +33,25 @@ __all__ = [
     "plot_augmented",
     "plot_confusions",
     "plot_correlation",
+    "plot_curves",
     "plot_differences",
     "plot_examples",
     "plot_explanations",
     "plot_frequencies",
     "plot_history",
+    "plot_importances",
     "plot_labels_per_image",
     "plot_precision_recall",
     "plot_reliability",
+    "plot_settings",
     "plot_shares",
     "plot_sheet",
+    "plot_trials",
     "precision_recall",
     "serve",
     "write_comparison",
     "write_diagnosis",
     "write_gallery",
     "write_report",
+    "write_search",
 ]

@@ -1,0 +1,47 @@
+"""One trial, as an objective sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlabel.tuning.parameters import Value
+
+
+class Pruned(Exception):  # noqa: N818 - it is no error
+    """A trial is given up: it does not look as if it became the best."""
+
+
+class Trial:
+    """What an objective is given: the settings to try, a folder of the trial's own, and whom to report to.
+
+    Attributes:
+        number: Of the trial, from 0.
+        values: Name to the value to try.
+        folder: Its own. Where the trial goes on after its process was stopped, it holds what was written before.
+        worker: Which of the processes of this search runs it, from 0.
+    """
+
+    def __init__(
+        self, held: Any, values: Mapping[str, Value], folder: Path, *, worker: int, reported: frozenset[int]
+    ) -> None:
+        self.number: int = held.number
+        self.values = dict(values)
+        self.folder = folder
+        self.worker = worker
+        self._held = held
+        self._reported = set(reported)
+
+    def report(self, step: int, value: float) -> None:
+        """Say how good it is at a step, such as an epoch; what was said of a step before does not change.
+
+        Raises:
+            Pruned: the trial is given up; let it pass.
+        """
+        if step in self._reported:
+            return
+        self._reported.add(step)
+        self._held.report(value, step)
+        if self._held.should_prune():
+            raise Pruned(f"trial {self.number} is given up at step {step}, with {value:.4g}")
