@@ -67,9 +67,10 @@ def _draw(study: Study, metric: str, folder: Path) -> dict[str, Path]:
             rows, folder / "trials.png", metric=metric, higher_is_better=higher
         )
     }
+    listed = [name for name, each in study.parameters.items() if not isinstance(each, Range)]
     logs = [name for name, each in study.parameters.items() if isinstance(each, Range) and each.log]
     pictures["Each setting"] = plot_settings(
-        rows, folder / "settings.png", names=list(study.parameters), metric=metric, logs=logs
+        rows, folder / "settings.png", names=list(study.parameters), metric=metric, listed=listed, logs=logs
     )
     if any(len(row["steps"]) > 1 for row in rows):
         pictures["Each trial by epoch"] = plot_curves(rows, folder / "epochs.png", metric=metric)

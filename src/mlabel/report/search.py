@@ -103,6 +103,7 @@ def plot_settings(
     *,
     names: Sequence[str],
     metric: str,
+    listed: Sequence[str] = (),
     logs: Sequence[str] = (),
 ) -> Path:
     """Draw the values of trials by each setting, a panel each, and return the path.
@@ -112,6 +113,7 @@ def plot_settings(
         path: The PNG file to write.
         names: The settings.
         metric: The name of the values.
+        listed: Settings that were chosen from some values, which are set out evenly.
         logs: Settings whose axis is logarithmic.
     """
     lines = math.ceil(len(names) / _COLUMNS)
@@ -120,21 +122,26 @@ def plot_settings(
     for place, name in enumerate(names):
         axes = figure.add_subplot(lines, min(len(names), _COLUMNS), place + 1)
         values = [row[name] for row in rows]
-        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-            _scatter(axes, rows, values)
-            if name in logs:
-                axes.set_xscale("log")
-        else:
-            known = sorted(set(map(str, values)))
-            _scatter(axes, rows, [known.index(str(value)) for value in values])
-            axes.set_xticks(range(len(known)), [_short(each, 14) for each in known], rotation=30, parse_math=False)
+        if name in listed:
+            known = sorted(set(values), key=_order)
+            _scatter(axes, rows, [known.index(value) for value in values])
+            axes.set_xticks(range(len(known)), [_short(_plain(each), 14) for each in known], parse_math=False)
             axes.set_xlim(-0.5, len(known) - 0.5)
+        else:
+            _scatter(axes, rows, values)
+            axes.set_xscale("log" if name in logs else "linear")
         axes.set_xlabel(name, parse_math=False)
         if place % _COLUMNS == 0:
             axes.set_ylabel(metric, parse_math=False)
         if place == 0 and len({row["state"] for row in rows}) > 1:
             axes.legend(frameon=False, fontsize=8)
     return _save(figure, path)
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    """Return what numbers are sorted by, and after them texts."""
+    number = isinstance(value, int | float)
+    return (0, float(value), "") if number else (1, 0.0, str(value))
 
 
 def plot_curves(rows: Sequence[Mapping[str, Any]], path: str | Path, *, metric: str) -> Path:

@@ -140,12 +140,12 @@ def _refuse_other(
     folder: Path, config: SearchConfig, parameters: Mapping[str, Parameter], about: Mapping[str, Any]
 ) -> None:
     held = read_told(folder)
-    then = {**held["config"].to_dict(), **held["about"], "what varies": held["parameters"]}
-    now = {**config.to_dict(), **about, "what varies": dict(parameters)}
+    then = _all_told(held["config"], held["about"], held["parameters"])
+    now = _all_told(config, about, parameters)
     differ = [
         f"{name}: {then.get(name)!r} then, {now.get(name)!r} now"
         for name in dict.fromkeys([*then, *now])
-        if name not in _FREE and _plain(then.get(name)) != _plain(now.get(name))
+        if name not in _FREE and then.get(name) != now.get(name)
     ]
     if differ:
         raise ValueError(
@@ -154,11 +154,19 @@ def _refuse_other(
         )
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as JSON gives it back, in which tuples are lists."""
-    if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, tuple | list) else value
+def _all_told(config: SearchConfig, about: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> dict[str, Any]:
+    """Return all that a search is told as dotted names to values."""
+    varies = {name: each.to_json() for name, each in parameters.items()}
+    return dict(_flatten({**config.to_dict(), **about, "what varies": varies}))
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted names and values of nested settings, as JSON gives them back, in which tuples are lists."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", list(value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)
