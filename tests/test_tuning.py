@@ -415,7 +415,7 @@ def test_the_best_settings_are_trained_anew_as_whole_runs(study: Study, data: Pa
 def test_the_page_opens_and_has_the_trials(study: Study, visit) -> None:
     opened = visit(write_study(study))
     assert (opened.errors, opened.requests) == ([], [])
-    text = opened.page.inner_text("main")
+    text = opened.page.inner_text("body")
     assert "the test part was not looked at" in text
     assert "0.0001" in text
     assert opened.page.locator("figure img").count() >= 3

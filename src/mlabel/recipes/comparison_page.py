@@ -83,7 +83,7 @@ def _signed(row: Mapping[str, Any], first: str) -> dict[str, Any]:
 
 def _settings_rows(settings: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
     keys = next(iter(settings.values()))
-    return [{"setting": key, **{name: str(held[key]) for name, held in settings.items()}} for key in keys]
+    return [{"setting": key, "run": name, "value": str(held[key])} for key in keys for name, held in settings.items()]
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from mlabel.report.page import _flatten, _plain_table, _write_page
+from mlabel.report.page import _flatten, _write_page
 from mlabel.report.plots import BLUE, GREEN, GREY, ORANGE, _figure, _row_of_axes, _save, _short, _tidy
+from mlabel.report.section import Picture, Section
 
 # State of a trial to how it is drawn, told apart by form as well as by colour.
 _MARKS = {"done": ("o", BLUE), "pruned": ("x", ORANGE), "failed": ("v", GREY), "running": (">", GREEN)}
@@ -23,7 +24,7 @@ def write_search(
     title: str,
     best: Mapping[str, Any],
     trials: Sequence[Mapping[str, Any]],
-    pictures: Mapping[str, str | Path],
+    pictures: Mapping[str, Picture | str | Path],
     config: Mapping[str, Any],
     notes: Sequence[str] = (),
     next_command: str | None = None,
@@ -35,38 +36,35 @@ def write_search(
         title: The page's heading.
         best: Name to value of the best trial: its metric and its settings; empty: there is none.
         trials: Rows of the same keys, in the order in which they are shown.
-        pictures: Caption to a PNG or JPEG file.
+        pictures: Heading to a PNG or JPEG file, or to one with words on what it shows.
         config: Settings, nested as they come.
         notes: Sentences that a reader of the figures must know.
         next_command: What to type next; None: nothing is suggested.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = [_row({"setting": name, "value": value}) for name, value in best.items()]
-    tables = {"The best trial": chosen, "Trials, the best first": [_row(row) for row in trials]}
+    chosen = [{"setting": name, "value": _plain(value)} for name, value in best.items()]
+    rows = [{key: _as_said(key, value) for key, value in row.items()} for row in trials]
     return _write_page(
         folder,
         title=title,
-        columns=[],
-        metrics=[],
-        tables=[_plain_table(caption, rows) for caption, rows in tables.items() if rows],
-        label_columns=[],
-        labels=[],
-        pictures=pictures,
+        sections=[
+            *([Section("The best trial", tables={"": chosen})] if chosen else []),
+            *(Section(each, pictures={"": picture}) for each, picture in pictures.items()),
+            Section("Trials, the best first", tables={"": rows}),
+        ],
         settings=dict(_flatten(config)),
         notes=list(notes),
         next_command=next_command,
     )
 
 
-def _row(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value if isinstance(value, str) else _plain(value) for key, value in row.items()}
+def _as_said(key: str, value: Any) -> Any:
+    """Return a value of a trial as the page is to show it: learning rates are too small for four decimals."""
+    return value if key == "trial" or value is None or isinstance(value, str) else _plain(value)
 
 
 def _plain(value: Any) -> str:
-    """Return a value as a person reads it: learning rates are too small for four decimals."""
-    if value is None:
-        return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
