@@ -31,7 +31,8 @@ def few(tmp_path_factory):
     """A page of five labels, one of which says it is a script, with a value of each kind."""
     names = ["zebra", "apple", HOSTILE, "Banana", "pear 10"]
     targets = np.array([[1, 1, 0, 0, 1], [1, 0, 0, 1, 1], [1, 0, 0, 0, 0]])
-    result = evaluate(targets * 0.5 + 0.25, targets, space=LabelSpace([Group("tags", names)]))
+    levels = [0.5, 0.5, 0.5, 0.6, np.inf]  # inf: never decided
+    result = evaluate(targets * 0.5 + 0.25, targets, levels, space=LabelSpace([Group("tags", names)]))
     interval = Interval(result.per_label["f1"], np.full(5, 0.25), np.array([1, 0.75, np.nan, 1, 0.5]))
     gallery = {"Best": [Tile(np.zeros((8, 8, 3), np.uint8), ["a.jpg", HOSTILE], np.zeros((8, 8, 3), np.uint8))]}
     return write_report(
@@ -59,7 +60,7 @@ def test_a_page_opens_without_errors_or_requests_and_runs_nothing_of_a_label(vis
     assert page.locator("#labels thead button").all_inner_texts()[:3] == ["label", "group", "support"]
     assert page.locator("#labels tbody tr").nth(2).locator("td").nth(2).inner_text() == "–", "no positives, no AP"
     first = page.locator("#metrics tbody tr").first.inner_text()
-    assert first.split() == ["macro_f1", "0.5000", "1.0000", "0.900–1.000"]
+    assert first.split() == ["macro_f1", "0.5000", "0.7500", "0.900–1.000"]
     assert not page.locator("#pages").is_visible()
 
 
@@ -82,6 +83,7 @@ def test_labels_are_sorted_by_mouse_and_keyboard(visit, few):
     assert order("support", "Space") == (["zebra", "pear 10", "apple", "Banana", HOSTILE], "descending")
     assert order("support") == ([HOSTILE, "apple", "Banana", "pear 10", "zebra"], "ascending")
     assert page.locator("#labels [aria-sort]").count() == 1
+    assert order("threshold")[0] == ["pear 10", "Banana", "zebra", "apple", HOSTILE], "infinite, then in their order"
     # Without a value it is the last either way.
     assert [order("AP")[0][-1], order("AP")[0][-1], order("F1 interval")[0][-1]] == [HOSTILE] * 3
 
@@ -100,7 +102,7 @@ def test_labels_are_searched_and_a_name_shows_its_counts(visit, few):
     name.focus()
     page.keyboard.press("Enter")
     assert page.locator("#detail-name").inner_text() == "pear 10"
-    assert [page.locator(f"#detail-{n}").inner_text() for n in ("TP", "FP", "FN", "TN")] == ["2", "0", "0", "1"]
+    assert [page.locator(f"#detail-{n}").inner_text() for n in ("TP", "FP", "FN", "TN")] == ["0", "0", "2", "1"]
     assert page.locator('[aria-pressed="true"]').all_inner_texts() == ["pear 10"]
 
 

@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
@@ -96,6 +96,7 @@ def shown(made, tmp_path):
 # What is counted
 
 
+@settings(max_examples=40)
 @given(st.data())
 def test_cross_confusion_is_what_a_loop_counts(data):
     shape = data.draw(st.tuples(st.integers(1, 6), st.integers(1, 4)))
@@ -114,6 +115,7 @@ def test_cross_confusion_is_what_a_loop_counts(data):
         cross_confusion(decisions[:, 1:], targets)
 
 
+@settings(max_examples=40)
 @given(
     hnp.arrays(np.float64, st.integers(1, 12), elements=st.sampled_from([0.1, 0.4, 0.4000001, 0.9])), st.integers(0, 9)
 )
@@ -282,6 +284,20 @@ def test_the_page_has_every_section_and_the_files_beside_it(made):
     assert json.loads((page.parent / "metrics-test.json").read_text())["scored"] == 6
     with pytest.raises(ValueError, match="unknown section 'galery'; did you mean 'galleries'"):
         write_evaluation(run, result, sections=["galery"])
+
+
+def test_a_label_that_is_never_decided_has_a_threshold_all_the_same(made, tmp_path):
+    run, result = made
+    table = run.parts["test"]
+    levels = np.array([0.5, np.inf, 0.5, np.nan, np.nan, 0.5])
+    best = evaluate(result.scores, table.targets, levels, mask=table.unknown, space=SPACE)
+    run = dataclasses.replace(run, folder=tmp_path)
+    never = dataclasses.replace(result, columns={**result.columns, "calibrated": best}, levels=levels)
+    page = write_evaluation(run, never, sections=["curves", "galleries"], tiles=1)
+    assert '"∞"' in page.read_text(encoding="utf-8").replace("\\u221e", "∞")
+    held = json.loads((page.parent / "metrics-test.json").read_text())
+    assert held["columns"]["calibrated"]["per_label"]["threshold"] == [0.5, "inf", 0.5, None, None, 0.5]
+    assert [row["threshold"] for row in rows_of(page.parent / "labels.csv")][1] == "inf"
 
 
 def test_what_cannot_be_drawn_is_said(tmp_path):

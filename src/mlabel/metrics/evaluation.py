@@ -103,14 +103,14 @@ class Evaluation(Mapping[str, float]):
         return _aligned([list(keys), *rows])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain lists, numbers and texts, for JSON; NaN is None."""
+        """Return everything as plain lists, numbers and texts, for JSON; NaN is None, and a threshold of inf "inf"."""
         return {
             "format": "mlabel.evaluation/1",
             "num_samples": self.num_samples,
             "metrics": {key: _plain(value) for key, value in self.metrics.items()},
             "groups": {name: {key: _plain(v) for key, v in held.items()} for name, held in self.groups.items()},
             "names": list(self.names),
-            "per_label": {key: [_plain(value) for value in array] for key, array in self.per_label.items()},
+            "per_label": {key: [_in_json(value) for value in array] for key, array in self.per_label.items()},
         }
 
 
@@ -305,6 +305,12 @@ def _plain(value: Any) -> Any:
     """Return a NumPy or Python number as a Python one, NaN as None, and anything else as it is."""
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _in_json(value: Any) -> Any:
+    """Return a number as JSON has it: NaN as None, and what is infinite as text."""
+    held = _plain(value)
+    return str(held) if isinstance(held, float) and math.isinf(held) else held
 
 
 def _shown(value: Any) -> str:

@@ -70,15 +70,15 @@ def _errors(shown: Shown, kind: str) -> Iterator[Find]:
     held = (shown.wrong if kind == "wrong" else shown.missed).tocoo()
     rows, columns = held.coords
     scores = shown.scores[rows, columns]
-    order = np.argsort(-scores if kind == "wrong" else scores, kind="stable").tolist()
+    order = np.argsort(-scores if kind == "wrong" else scores, kind="stable")
     return _spread((Find(int(rows[k]), int(columns[k])) for k in order), shown.tiles)
 
 
 def _doubtful(shown: Shown) -> dict[str, Iterator[Find]]:
     """Return by kind what was probably labelled falsely; of a class that is wrong the one that it rather is."""
-    levels: float | np.ndarray = shown.result.best.per_label["threshold"]
-    if np.isnan(shown.result.best.per_label["threshold"][shown.space.any_of]).any():
-        levels = 0.5  # labels are compared with each other, without thresholds
+    found = shown.result.best.per_label["threshold"]
+    # Where labels are compared with each other there are none.
+    levels = 0.5 if np.isnan(found[shown.space.any_of]).any() else found
     table = shown.table
     issues = label_issues(shown.scores, table.targets, mask=table.unknown, space=shown.space, thresholds=levels)
     rather = np.where(issues.better >= 0, issues.better, issues.columns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,7 @@ def write_evaluation(
     write_rows(folder / "labels.csv", _label_rows(result))
     newest = newest_checkpoint(run.folder)
     history = [] if newest is None else read_description(newest)["counters"]["history"]
+    write_rows(folder / "history.csv", _same_keys(history))
     return write_report(
         folder,
         title=f"{run.recipe.backbone} on {Path(run.recipe.data).name}, {result.part} part",
@@ -99,6 +100,11 @@ def report_run(
         run.model.space.index(name)
     result = run.evaluate(part=part, threshold=threshold, intervals=intervals)
     return write_evaluation(run, result, sections=SECTIONS, labels=labels, tiles=tiles)
+
+
+def _same_keys(history: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    keys = dict.fromkeys(key for entry in history for key in entry)
+    return ({key: entry.get(key) for key in keys} for entry in history)
 
 
 def _on_a_page(note: str) -> str:

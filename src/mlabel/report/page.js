@@ -20,7 +20,7 @@ function written(value, kind) {
   if (value === null || (kind === "interval" && value[0] === null)) return "–";
   if (kind === "count") return value.toLocaleString("en");
   if (kind === "interval") return `${value[0].toFixed(3)}–${value[1].toFixed(3)}`;
-  return kind === "words" ? value : value.toFixed(4);
+  return typeof value === "string" ? value : value.toFixed(4);
 }
 
 function element(name, text) {
@@ -68,8 +68,11 @@ function filter() {
   show();
 }
 
+const INFINITE = { "∞": Infinity, "-∞": -Infinity };
+
 function key(value, kind) {
-  return kind === "interval" ? value && value[0] : value;
+  if (kind === "interval") return value && value[0];
+  return kind === "number" && typeof value === "string" ? INFINITE[value] : value;
 }
 
 // Numbers descend first, words ascend first; labels without a value stay last either way.
@@ -81,7 +84,7 @@ function sort(column, ascending) {
   order = names.map((_, label) => label).sort((a, b) => {
     const x = keys[a], y = keys[b];
     if (x === null || y === null) return (x === null) - (y === null);
-    return sign * between(x, y);
+    return x === y ? 0 : sign * between(x, y);
   });
   filter();
 }

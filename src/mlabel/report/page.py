@@ -251,7 +251,7 @@ def _label_data(
 
 
 def _column(title: str, kind: str, values: Sequence[Any]) -> dict[str, Any]:
-    """Return a column of the table of labels as JSON has it; NaN is None."""
+    """Return a column of the table of labels as JSON has it; NaN is None, and what is infinite is text."""
     return {"title": title, "kind": kind, "values": [_plain(value) for value in values]}
 
 
@@ -259,6 +259,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         ends = [_plain(each) for each in value]
         return None if None in ends else ends
+    if isinstance(value, float) and np.isinf(value):
+        return "∞" if value > 0 else "-∞"
     if isinstance(value, float):
         return None if np.isnan(value) else round(value, 6)
     return value
