@@ -154,7 +154,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 def add_report(commands: Any) -> None:
     """Add `mlabel report`."""
     parser = add_command(commands, "report", _report, example="mlabel report runs/m --labels cat,dog")
-    parser.add_argument("run", metavar="RUN", help="folder of the run")
+    parser.add_argument("folder", nargs="?", metavar="RUN", help="folder of the run; or --run")
+    add_run(parser, required=False)
     add_part(parser)
     add_device(parser)
     add_threshold(parser)
@@ -165,7 +166,10 @@ def add_report(commands: Any) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     """Write the whole page of a run: figures with intervals, curves, confusions and pictures."""
-    work = Run.open(options.run, device=options.device, progress=progress)
+    given = [folder for folder in (options.folder, options.run) if folder is not None]
+    if len(given) != 1:
+        raise ValueError(f"the folder of one run is wanted: mlabel report RUN; got {', '.join(given) or 'none'}")
+    work = Run.open(given[0], device=options.device, progress=progress)
     page = report_run(
         work,
         part=options.part,

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
-from mlabel._checks import suggest
 from mlabel._files import write_atomically
 from mlabel.data import ImageTable
 from mlabel.labels import LabelSpace
@@ -95,9 +94,6 @@ def choose_labels(result: RunEvaluation, space: LabelSpace, wanted: Sequence[str
         ValueError: there is no such label.
     """
     if wanted is not None:
-        unknown = [name for name in wanted if name not in space.names]
-        if unknown:
-            raise ValueError(f"there is no label {unknown[0]!r}; {suggest(unknown[0], space.names)}")
         return tuple(space.index(name) for name in wanted)
     support, precision = (result.best.per_label[name] for name in ("support", "ap"))
     least = _ENOUGH if (support >= _ENOUGH).sum() >= CHOSEN else 1
