@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from mlabel.labels import Group, LabelSpace
 from mlabel.report import cross_fit_scores, label_issues, write_gallery
+from mlabel.report._confident import _scaled
 
 MIXED = LabelSpace([Group("tags", ["cat", "dog", "car"]), Group("size", ["small", "middle", "large"], exclusive=True)])
 
@@ -234,6 +235,42 @@ def test_a_joint_by_hand():
             "margin": pytest.approx(0.1 - 0.6),
         }
     ]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 5))
+def test_a_joint_adds_up_to_what_was_given(seed, size):
+    rng = np.random.default_rng(seed)
+    counts, numbers = (
+        rng.integers(0, 200, (6, size, size)) * (rng.random((6, size, size)) < 0.5),
+        rng.integers(0, 9, (6, size)),
+    )
+    joint = _scaled(counts, numbers)
+    assert np.array_equal(joint.sum(axis=2), numbers)
+    assert (joint >= 0).all()
+    assert (joint[:, np.arange(size), np.arange(size)] >= np.minimum(numbers, 1)).all()
+
+
+def test_joints_by_hand():
+    """The largest remainders are rounded up; one of each class that was given stays."""
+    assert _scaled(np.array([[6, 3], [1, 8]]), np.array([12, 10])).tolist() == [[8, 4], [1, 9]]
+    assert _scaled(np.array([[1, 100], [0, 3]]), np.array([3, 5])).tolist() == [[1, 2], [0, 5]]
+    assert _scaled(np.array([[0, 50, 70], [0, 1, 0], [0, 0, 1]]), np.array([4, 1, 0])).tolist() == [
+        [1, 1, 2],
+        [0, 1, 0],
+        [0, 0, 0],
+    ]
+
+
+@pytest.mark.parametrize("method", ["noise_rate", "confident"])
+def test_a_given_class_among_the_most_probable_is_no_issue(method):
+    space = LabelSpace([Group("size", ["small", "large"], exclusive=True)])
+    scores = np.array([[0.9, 0.1]] * 4 + [[0.5, 0.5]] * 2 + [[0.1, 0.9]] * 3 + [[0.48, 0.52]])
+    classes = np.array([0, 0, 0, 1, 1, 1, 1, 1, 0, 1])
+    issues = label_issues(scores, np.eye(2)[classes], space=space, method=method)
+    assert issues.rows.tolist() == [3, 8]
+    assert issues.better.tolist() == [0, 1]
+    assert issues.columns.tolist() == [1, 0]
 
 
 def mixed() -> tuple[np.ndarray, sp.csr_array, sp.csr_array]:

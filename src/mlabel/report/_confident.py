@@ -52,7 +52,7 @@ def any_of_issues(
     *,
     limits: np.ndarray,
     by_count: bool,
-    first: int = 0,
+    first: int,
 ) -> tuple[Found, np.ndarray]:
     """Return the probable errors of independent labels, and their joints (L, 2, 2) int64, given by believed.
 
