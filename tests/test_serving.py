@@ -176,6 +176,15 @@ def test_a_rule_has_no_thresholds() -> None:
         assert "1" in ask(f"{address}/labels")[1]["rule"]
 
 
+def test_a_threshold_that_no_score_reaches_is_not_a_number_of_json() -> None:
+    levels = np.array([np.inf, 0.5, 0.5, np.nan, np.nan])
+    with serving(Tagger(create_model("small_cnn", SPACE, image_size=32), levels)) as address:
+        status, found, _ = ask(f"{address}/predict", picture())
+        assert (status, found["thresholds"]["cat"]) == (200, None)
+        assert "cat" not in found["labels"]
+        assert ask(f"{address}/labels")[0] == 200
+
+
 class Flat(nn.Module):
     """A network without a map of places."""
 
@@ -269,6 +278,7 @@ def test_what_is_no_fit_image_is_refused(address: str, body: bytes, status: int,
         ("/docs", "GET", {}, 404),
         ("/openapi.json", "GET", {}, 404),
         ("/../pyproject.toml", "GET", {}, 404),
+        ("/predict/", "POST", {}, 404),
         ("/predict", "POST", {"Content_Type": "multipart/form-data; boundary=a"}, 415),
         ("/predict", "POST", {"Content_Type": "text/plain"}, 415),
         ("/predict", "POST", {"Content_Length": "many"}, 400),
@@ -313,7 +323,8 @@ def test_only_known_names_are_answered(address: str, host: str, status: int) -> 
     assert ask(f"{address}/health", Host=host)[0] == status
 
 
-def test_two_host_headers_are_refused(address: str) -> None:
+def test_two_host_headers_are_refused_and_none(address: str) -> None:
+    assert talk(address, b"GET /health HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 403 ")
     said = talk(address, b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n")
     assert re.match(rb"HTTP/1.1 40[03] ", said)
 

@@ -12,6 +12,7 @@ import base64
 import io
 import ipaddress
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -347,12 +348,12 @@ class _Service:
         return {"labels": found.labels, "scores": scores, "thresholds": self._thresholds()}
 
     def _thresholds(self) -> dict[str, float | None]:
-        """Return the threshold of each label; None in exclusive groups, and where a rule decides."""
+        """Return the threshold of each label; None in exclusive groups, where a rule decides, and for inf."""
         space = self.tagger.space
         if row_rule(self.tagger.thresholds) is not None:
             return dict.fromkeys(space.names)
         values = threshold_values(self.tagger.thresholds, space.num_labels, space).tolist()
-        return {name: None if value != value else value for name, value in zip(space.names, values, strict=True)}
+        return {n: value if math.isfinite(value) else None for n, value in zip(space.names, values, strict=True)}
 
     def _explain(self, pixels: torch.Tensor, column: int) -> Mapping[str, Any]:
         model = self.tagger.model
