@@ -216,6 +216,7 @@ RECIPES: dict[str, Any] = {
     ),
     "labels": st.none() | st.lists(NAMES, min_size=1, max_size=4),
     "split": st.sampled_from([None, (0.8, 0.2), (0.64, 0.16, 0.2)]),
+    "logit_adjustment": st.just(0.0),  # of which and label smoothing there may only be one
     "hold_out": st.none(),  # of which there may only be one with `split`
     "head_options": st.dictionaries(NAMES, VALUES | st.dictionaries(NAMES, VALUES), max_size=2),
     "loss_options": st.dictionaries(NAMES, VALUES, max_size=2),

@@ -17,6 +17,7 @@ from mlabel.losses import NAMES, LogitAdjusted, as_loss, begin_epoch, create, to
 from mlabel.models import HEADS, create_head, create_model
 from mlabel.recipes import Recipe
 from mlabel.recipes.imbalance import describe_labels, make_loss
+from mlabel.training import TrainConfig
 from mlabel.weights import SCHEMES, count_labels
 
 SPACE = LabelSpace([Group("tags", ["cat", "dog"]), Group("rating", ["safe", "middle", "other"], exclusive=True)])
@@ -285,3 +286,5 @@ def test_the_recipe_checks_and_keeps_the_options():
         Recipe("mirflickr", "photographs", init_bias="piror")
     with pytest.raises(ValueError, match="logit_adjustment must be between 0 and 10"):
         Recipe("mirflickr", "photographs", logit_adjustment=-1.0)
+    with pytest.raises(ValueError, match="use one of the two"):
+        Recipe("mirflickr", "photographs", logit_adjustment=1.0, train=TrainConfig(label_smoothing=0.1))

@@ -67,7 +67,8 @@ class Recipe:
 
     Raises:
         ValueError: an unknown reader, an option that it does not have, shares that are none, `duplicates` or
-            `logit_adjustment` out of range, an unknown `init_bias` or calibration, an objective with a scope or option
+            `logit_adjustment` out of range, `logit_adjustment` with label
+            smoothing, an unknown `init_bias` or calibration, an objective with a scope or option
             that it does not have, or no name in `labels`.
         TypeError: `labels` that are not texts.
 
@@ -119,6 +120,11 @@ class Recipe:
         resolve(self.calibration_scope, CALIBRATION_SCOPES, "calibration scope")
         check_objective(self.objective, self.scope, self.objective_options)
         check_between(self.logit_adjustment, 0, 10, "logit_adjustment")
+        if self.logit_adjustment and self.train.label_smoothing:
+            raise ValueError(
+                "label_smoothing gives each label the same share of doubt, which logit_adjustment then divides by how "
+                "rare the label is, so that rare ones win everywhere; use one of the two"
+            )
         resolve(self.init_bias, dict.fromkeys(INIT_BIASES), "init_bias")
         resolve(self.split_method, dict.fromkeys(SPLIT_METHODS), "split_method")
         self._check_split()
