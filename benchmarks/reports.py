@@ -187,9 +187,8 @@ def main() -> None:
     )
     for name in wanted:
         case, variant = name.split(":")
-        print(
-            f"\n| | | decided by | {' | '.join(CASES[case].metrics)} |\n|---|---|---|{'---|' * len(CASES[case].metrics)}"
-        )
+        metrics = CASES[case].metrics
+        print(f"\n| | | decided by | {' | '.join(metrics)} |\n|---|---|---|{'---|' * len(metrics)}")
         show(case, variant, options.runs)
 
 
