@@ -484,7 +484,12 @@ def chosen(visit: Callable[..., Any], address: str, tmp_path: Path) -> Any:
 
 def drop(page: Any, content: bytes, name: str) -> None:
     """Drop a file on the page, as a person does."""
-    transfer = page.evaluate_handle(
+    page.dispatch_event("#drop", "drop", {"dataTransfer": carried(page, content, name)})
+
+
+def carried(page: Any, content: bytes, name: str) -> Any:
+    """Return what carries a file that is dropped or pasted."""
+    return page.evaluate_handle(
         """([text, name]) => {
             const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
             const transfer = new DataTransfer();
@@ -493,7 +498,6 @@ def drop(page: Any, content: bytes, name: str) -> None:
         }""",
         [base64.b64encode(content).decode(), name],
     )
-    page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
 
 
 def test_an_image_is_dropped_and_its_labels_and_maps_are_seen(chosen: Any, address: str) -> None:
@@ -512,6 +516,13 @@ def test_an_image_is_dropped_and_its_labels_and_maps_are_seen(chosen: Any, addre
     boxes = [page.locator(which).bounding_box() for which in ("#image", "#map")]
     assert boxes[0] == pytest.approx(boxes[1], abs=1)
     assert "cat" in page.locator("#caption").inner_text()
+    pressed = page.locator(".row[aria-pressed=true] .name")
+    assert pressed.all_inner_texts() == ["cat"]
+    page.get_by_role("button", name="large: score").click()
+    page.locator("#caption", has_text=re.compile("Lit.*large|large: nothing")).wait_for()
+    assert pressed.all_inner_texts() == ["large"]
+    page.get_by_role("button", name="cat: score").click()
+    page.wait_for_selector("#map:not([hidden])")
     page.get_by_role("button", name="Show the image without a map").click()
     assert not page.locator("#map").is_visible()
     assert chosen.errors == []
@@ -530,9 +541,41 @@ def test_the_page_is_used_by_keyboard_alone(visit: Callable[..., Any], address: 
     page.keyboard.press("Tab")
     assert "row" in page.evaluate("document.activeElement.className")
     page.keyboard.press("Enter")
-    page.get_by_text(re.compile("Lit|nothing")).wait_for()
+    page.locator("#caption", has_text=re.compile("Lit|nothing")).wait_for()
     assert page.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert opened.errors == []
+
+
+def test_one_of_many_labels_is_found(visit: Callable[..., Any]) -> None:
+    space = LabelSpace([Group("tags", [f"tag_{number}" for number in range(500)])])
+    with serving(Tagger(create_model("small_cnn", space, image_size=32), 0.99)) as address:
+        opened = visit(f"{address}/")
+        page = opened.page
+        page.wait_for_selector("body[data-ready]")
+        drop(page, picture(), "a.png")
+        page.wait_for_selector(".row")
+        assert page.locator(".row").count() == 40
+        page.get_by_role("button", name="Show all 500").click()
+        assert page.locator(".row").count() == 500
+        page.fill("#query", "TAG_49")
+        assert page.locator(".row").count() == 11
+        page.locator(".row").last.click()
+        page.locator("#caption", has_text=re.compile("Lit|nothing")).wait_for()
+        picked = page.locator(".row[aria-pressed=true]").inner_text()
+        page.fill("#query", "tag_4")  # what is picked stays so
+        assert page.locator(".row[aria-pressed=true]").inner_text() == picked
+        page.fill("#query", "dog")
+        assert "No label has this" in page.locator("#groups").inner_text()
+        assert opened.errors == []
+
+
+def test_an_image_is_pasted(visit: Callable[..., Any], address: str) -> None:
+    opened = visit(f"{address}/")
+    opened.page.wait_for_selector("body[data-ready]")
+    paste = "(held) => document.dispatchEvent(new ClipboardEvent('paste', {clipboardData: held}))"
+    opened.page.evaluate(paste, carried(opened.page, picture(), "a.png"))
+    opened.page.wait_for_selector(".row")
     assert opened.errors == []
 
 

@@ -8,6 +8,7 @@ let file = null; // what was chosen
 let answer = null; // what POST /predict said of it
 let turn = 0; // which choice of an image, and of a label, is the newest
 let pick = 0;
+let picked = null; // the label whose map is shown
 const open = new Set(); // groups of which all labels are shown
 
 function element(tag, name, text) {
@@ -31,6 +32,7 @@ async function ask(address, body) {
 
 function clearMap() {
   pick += 1;
+  picked = null;
   find("map").hidden = find("plain").hidden = true;
   find("map").removeAttribute("src");
   find("caption").textContent = "";
@@ -73,7 +75,7 @@ function rowOf(name, threshold) {
   const score = answer.scores[name];
   const row = element("button", holds ? "row holds" : "row");
   row.type = "button";
-  row.setAttribute("aria-pressed", "false");
+  row.setAttribute("aria-pressed", String(name === picked));
   const limit = threshold === null ? "" : `, threshold ${threshold.toFixed(2)}`;
   row.setAttribute("aria-label", `${name}: score ${score.toFixed(2)}${limit}, ${holds ? "holds" : "does not hold"}`);
   row.title = `score ${score.toFixed(4)}${limit}`;
@@ -125,14 +127,16 @@ function show() {
 }
 
 async function look(name, row) {
-  if (row.getAttribute("aria-pressed") === "true") { clearMap(); return; }
+  if (name === picked) { clearMap(); return; }
   clearMap();
   const mine = pick;
+  picked = name;
   row.setAttribute("aria-pressed", "true");
   find("caption").textContent = `Where did the model look for ${name}? …`;
   try {
     const said = await ask(`/explain?label=${encodeURIComponent(name)}`, file);
     if (mine !== pick) return;
+    find("figure").scrollIntoView({ block: "nearest" }); // on a narrow screen it may be far above the label
     if (said.empty) {
       find("caption").textContent = `${name}: nothing in the image speaks for it.`;
       return;
