@@ -20,10 +20,11 @@ from mlabel.cli import main
 from mlabel.labels import Group, LabelSpace
 from mlabel.metrics import Comparison, Difference, adjust_p_values, compare
 from mlabel.models import create_model
-from mlabel.recipes import Recipe, Run, RunComparison, compare_runs, measure_costs, run, write_run_comparison
+from mlabel.recipes import Recipe, Run, RunComparison, compare_runs, make_loss, measure_costs, write_run_comparison
 from mlabel.recipes.comparing import _common_space
+from mlabel.recipes.run import describe_run
 from mlabel.report import plot_differences
-from mlabel.training import TrainConfig
+from mlabel.training import TrainConfig, fit
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +55,21 @@ def quiet(_: str) -> None:
     pass
 
 
+def train(recipe: Recipe, folder: Path) -> None:
+    """Do a run without its report, which takes the most time here."""
+    work = Run.begin(recipe, folder, say=quiet)
+    describe_run(work)
+    loss, parts = make_loss(work.recipe, work.parts["train"]), work.parts
+    fit(work.model, loss, parts["train"], parts["val"], config=recipe.train, run_dir=folder, progress="none")
+    work.load_best()
+    work.calibrate()
+
+
 @pytest.fixture(scope="module")
 def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for name, seed, dropout in (("a", 0, 0.0), ("b", 1, 0.5), ("c", 2, 0.2)):
-        run(recipe_of(data, seed=seed, dropout=dropout), folder / name, say=quiet, device="cpu")
+        train(recipe_of(data, seed=seed, dropout=dropout), folder / name)
     return folder
 
 
@@ -143,7 +154,7 @@ def test_a_winner_is_sure_where_it_differs_from_every_other() -> None:
 
 
 def test_the_labels_that_all_have_are_compared(data: Path, runs: Path, tmp_path: Path) -> None:
-    run(recipe_of(data, labels=["red", "blue"], seed=4), tmp_path / "few", say=quiet, device="cpu")
+    train(recipe_of(data, labels=["red", "blue"], seed=4), tmp_path / "few")
     names = [runs / "a", tmp_path / "few", runs / "b"]
     found = compare_runs(names, resamples=10, device="cpu", seconds=0)
     assert found.space.names == ("blue", "red")
@@ -167,7 +178,7 @@ def test_what_cannot_be_compared_is_said(data: Path, runs: Path, tmp_path: Path)
         compare_runs([runs / "a", runs / "b"], by="app")
     text = (data / "labels.csv").read_text()
     (data / "other.csv").write_text(re.sub("^(0|5).png.*\n", "", text, flags=re.MULTILINE))
-    run(recipe_of(data, "other.csv"), tmp_path / "fewer", say=quiet, device="cpu")
+    train(recipe_of(data, "other.csv"), tmp_path / "fewer")
     with pytest.raises(ValueError, match="a and fewer are not of the same images: their test parts have 18 and 16, of"):
         compare_runs([runs / "a", tmp_path / "fewer"], device="cpu")
     # The annotations of one run's file change after it was trained.

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import runpy
+import statistics
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -143,7 +144,7 @@ def _print_retrained(found: Mapping[str, RunEvaluation]) -> None:
     first = next(iter(found.values()))
     columns = {folder.rpartition("/")[2]: dict(result.best) for folder, result in found.items()}
     if len(columns) > 1:
-        columns["mean"] = {key: sum(each[key] for each in columns.values()) / len(columns) for key in first.best}
+        columns["mean"] = {key: statistics.mean(each[key] for each in columns.values()) for key in first.best}
     print(f"\nThe best settings, trained anew: {first.part} part, {first.coverage}")
     for note in first.notes:
         print(f"note: {note}")

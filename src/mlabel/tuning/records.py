@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -156,13 +157,27 @@ def read_told(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path}: not the settings of a search: {error}") from error
 
 
+class _Connection(sqlite3.Connection):
+    """A connection that waits for the disk at checkpoints of the log alone: a commit then takes a tenth of the time.
+
+    What a process has committed outlives it all the same. Of a computer that loses its power the last trials may be
+    forgotten, which are then begun again.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.execute("PRAGMA journal_mode=WAL")
+        self.execute("PRAGMA synchronous=NORMAL")
+
+
 @contextmanager
 def open_storage(folder: Path) -> Iterator[Any]:
     """Give Optuna's storage of a study, an SQLite file, which several processes may have open."""
     optuna = require("optuna", "tune")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     url = f"sqlite:///{(folder / 'study.db').absolute()}"
-    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+    connect = {"timeout": 60, "factory": _Connection}
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": connect})
     try:
         yield storage
     finally:
