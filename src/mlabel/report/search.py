@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from mlabel.report.page import _flatten, _write_page
 from mlabel.report.plots import BLUE, GREEN, GREY, ORANGE, _figure, _row_of_axes, _save, _short, _tidy
@@ -90,6 +91,7 @@ def plot_trials(
             line.append(best)
         axes.step([number for number, _ in done], line, where="post", color=BLUE, linewidth=1.4, label="best so far")
     axes.set_xlabel("trial")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(metric, parse_math=False)
     axes.legend(frameon=False, fontsize=9)
     return _save(figure, path)
@@ -159,6 +161,7 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: str | Path, *, metric: 
         (line,) = axes.plot(list(steps), list(steps.values()), dash, color=colour, marker="o", markersize=2.5)
         line.set(linewidth=2.0 if first else 0.8, alpha=1.0 if first else 0.6, label=name)
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(metric, parse_math=False)
     axes.legend(frameon=False, fontsize=9)
     _tidy(axes)
