@@ -10,6 +10,7 @@ from mlabel.report.page import _column, _flatten, _metric_rows, _write_page
 from mlabel.report.plots import BLUE, GREY, ORANGE, _figure, _save, _short
 from mlabel.report.section import Section
 
+_TITLES = {"adjusted_p": "adjusted p"}  # other columns are called as they come, runs among them
 _ROW = 0.24  # inches of a line of the picture
 
 
@@ -125,5 +126,5 @@ def _label_data(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if bool in kinds:
             values = [None if value is None else "yes" if value else "no" for value in values]
         kind = "words" if kinds & {bool, str} else "count" if kinds == {int} else "number"
-        columns.append(_column(key.replace("_", " "), kind, values))
+        columns.append(_column(_TITLES.get(key, key), kind, values))
     return {"names": [str(row["label"]) for row in rows], "columns": columns}
