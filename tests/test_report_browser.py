@@ -171,6 +171,9 @@ def test_thousands_of_labels_are_sorted_and_searched_at_once(visit, tmp_path):
     assert page.locator("#place").inner_text() == f"101–{min(200, len(held))}"
     page.get_by_role("button", name="Previous").click()
     assert page.locator("#place").inner_text() == "1–100"
+    page.get_by_role("button", name="Next").click()
+    page.get_by_label("Search labels").fill("tag_1")
+    assert page.locator("#place").inner_text() == "1–100", "another search begins at its first label"
 
 
 def test_errors_and_requests_of_a_page_are_noticed(visit, tmp_path):

@@ -20,7 +20,7 @@ from mlabel.labels import Group, LabelSpace, decide
 from mlabel.metrics import bootstrap, cross_confusion, evaluate
 from mlabel.models import create_model
 from mlabel.recipes import Recipe, Run, RunEvaluation, write_evaluation
-from mlabel.recipes.confusions import confusion
+from mlabel.recipes.confusions import _count, confusion
 from mlabel.recipes.galleries import Find, _best, _errors
 from mlabel.recipes.sections import SECTIONS
 from mlabel.recipes.shown import Shown, choose_labels
@@ -175,6 +175,8 @@ def test_pairs_are_counted_by_hand(shown):
     # Dog is decided in images 0 and 1, where cat holds and dog does not, of the two such images; of the three images
     # without dog (0, 1, 5) it is decided in two. Sea is decided in image 3, where it is unknown.
     assert set(rows) == {("cat", "dog"), ("dog", "cat"), ("light", "dark"), ("dark", "light")}
+    able = [[0, 2, 3], [2, 0, 2], [0, 0, 0]]  # of the three dogs, one of which sea is unknown
+    np.testing.assert_array_equal(_count(shown, SPACE.groups[0]).able, able)
     cat = rows["cat", "dog"]
     assert (cat["group"], cat["images"], cat["share"], cat["lift"]) == ("tags", "2", "1", "1.5")
     # Light is decided in one of three dark ones, and wherever else it does not hold: nothing is known of image 5.
