@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +22,10 @@ from mlabel.data import stratified_split
 from mlabel.decisions import Calibration, Thresholds, cross_fit_calibration, logits_of, undo_loss
 from mlabel.inference import Tagger, load_bundle
 from mlabel.metrics import bootstrap, evaluate
-from mlabel.recipes import Recipe, Run, RunEvaluation
+from mlabel.recipes import Recipe, Run, RunEvaluation, find_run_issues
 from mlabel.recipes.calibration import undo_recipe_loss
 from mlabel.recipes.evaluation import describe_intervals
+from mlabel.report import cross_fit_scores
 from mlabel.training import TrainConfig
 from mlabel.weights import class_weights
 
@@ -533,3 +535,33 @@ def test_probable_label_errors_are_written_beside_the_report(trained: Path, part
     page = (trained / "report" / f"label-issues-{part}" / "index.html").read_text(encoding="utf-8")
     assert f"Probable label errors, {part} part" in page
     assert page.count("data:image/jpeg") == len({row["kind"] for row in rows})
+
+
+def test_label_issues_skip_what_cannot_be_read_and_keep_groups_together(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Run.open(trained)
+    table = work.parts["train"]
+    paths = table.paths.copy()
+    paths[3] = str(tmp_path / "gone.png")
+    table = dataclasses.replace(table, paths=paths, groups=np.arange(len(table)) // 2)
+    train = dataclasses.replace(work.recipe.train, on_bad="skip", max_bad=0.5)
+    recipe = dataclasses.replace(work.recipe, train=train)
+    work = dataclasses.replace(work, recipe=recipe, parts={**work.parts, "train": table}, folder=tmp_path)
+    dealt: list[np.ndarray] = []
+
+    def note(*given: Any, folds: np.ndarray, **known: Any) -> np.ndarray:
+        dealt.append(folds)
+        return cross_fit_scores(*given, folds=folds, **known)
+
+    monkeypatch.setattr("mlabel.recipes.label_issues.cross_fit_scores", note)
+    found = find_run_issues(work, "train", folds=4)
+    assert found.table.ids.tolist() == np.delete(table.ids, 3).tolist()
+    assert len(found.scores) == len(table) - 1
+    folds = dict(zip(found.table.ids.tolist(), dealt[0].tolist(), strict=True))
+    pairs = table.ids.reshape(-1, 2)
+    assert all(folds[first] == folds[second] for first, second in pairs.tolist() if first in folds and second in folds)
+    (line,) = (tmp_path / "bad.jsonl").read_text().splitlines()
+    assert json.loads(line)["reason"] == "no such file"
+    with pytest.raises(ValueError, match="folds must be between 2 and 59"):
+        find_run_issues(work, "train", folds=1)

@@ -9,6 +9,7 @@ import logging
 import re
 import socket
 import struct
+import sys
 import threading
 import time
 import urllib.error
@@ -427,6 +428,13 @@ def test_limits_must_be_something(name: str) -> None:
 def test_pixels_that_do_not_fit_are_refused(tagger: Tagger) -> None:
     with pytest.raises(ValueError, match=r"uint8 \(N, 3, 32, 32\); got \(1, 3, 32, 31\)"):
         tagger.predict_pixels(torch.zeros((1, 3, 32, 31), dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("module", ["fastapi", "uvicorn"])
+def test_a_missing_extra_is_named(tagger: Tagger, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"{module} is not installed; .*mlabel\[serve\]"):
+        serve(tagger, port=0)
 
 
 # The command.

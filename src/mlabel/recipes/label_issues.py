@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlabel.data import BadImage, ImageTable
+from mlabel._checks import check_between
+from mlabel.data import BadImage, ImageTable, stratified_split
 from mlabel.inference import Tagger
 from mlabel.recipes.calibration import calibrated, cross_calibrated
 from mlabel.recipes.judging import fifths
@@ -105,13 +106,21 @@ def _cross_fitted(run: Run, folds: int) -> tuple[np.ndarray, ImageTable]:
     shown: Any = run.progress(batches, -(-len(table) // config.batch_size), "features")  # type: ignore[arg-type]
     features = np.concatenate([batch.features for batch in shown])
     if bad:
-        skipped = {name for name, _ in bad}
-        table = table[np.array([row for row, name in enumerate(table.ids.tolist()) if name not in skipped])]
-        BadLog(run.folder / "bad.jsonl").add("train", [BadImage(name, name, reason) for name, reason in bad])
-    scores = cross_fit_scores(
-        features, table.targets, mask=table.unknown, space=table.space, folds=folds, seed=config.seed
-    )
-    return scores, table
+        reasons = dict(bad)
+        skipped = np.array([name in reasons for name in table.ids.tolist()])
+        left_out = zip(table.ids[skipped].tolist(), table.paths[skipped].tolist(), strict=True)
+        log = BadLog(run.folder / "bad.jsonl")
+        log.add("train", [BadImage(name, path, f"{path}: {reasons[name]}") for name, path in left_out])
+        table = table[np.flatnonzero(~skipped)]
+    known = {"mask": table.unknown, "space": table.space}
+    return cross_fit_scores(features, table.targets, folds=_deal(table, folds, config.seed), **known), table
+
+
+def _deal(table: ImageTable, folds: int, seed: int) -> np.ndarray:
+    """Return the stratified fold of each image (N,); copies of a picture, and what else belongs together, share one."""
+    check_between(folds, 2, len(table), "folds")
+    shares = (1 / folds,) * folds
+    return stratified_split(table.targets, shares, seed=seed, groups=table.groups, unknown=table.unknown)
 
 
 def _describe(issues: LabelIssues, table: ImageTable) -> tuple[str, ...]:
