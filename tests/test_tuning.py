@@ -10,9 +10,12 @@ import pickle
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,7 +37,9 @@ from mlabel.tuning import (
     load_study,
     parse_parameters,
     search,
+    searching,
 )
+from mlabel.tuning.records import NAME, open_storage
 
 GRID = SearchConfig(strategy="grid")
 
@@ -195,14 +200,69 @@ def test_a_stopped_search_tries_what_an_unbroken_one_would(tmp_path: Path) -> No
     assert more.counts() == {"done": 5}
 
 
+class Killed(BaseException):
+    """What ends a process without anybody having wanted it."""
+
+
 def test_a_trial_whose_process_is_ended_each_time_fails(tmp_path: Path) -> None:
-    deadly = Stopped(0, times=3)
-    for _ in range(3):
-        with pytest.raises(KeyboardInterrupt):
-            search(deadly, {"x": [1, 2]}, tmp_path, config=GRID, say=quiet)
-    study = search(deadly, {"x": [1, 2]}, tmp_path, config=GRID, say=quiet)
-    assert study.trials[0].error.startswith("its process was ended 3 times")
+    def deadly(trial: Trial) -> float:
+        if trial.values["x"] == 1:
+            raise Killed
+        return 1.0
+
+    stopped = 0
+    while stopped < 9:
+        try:
+            study = search(deadly, {"x": [1, 2]}, tmp_path, config=GRID, say=quiet)
+            break
+        except Killed:
+            stopped += 1
+    assert stopped == 3
+    (failed,) = [t for t in study.trials if t.state == "failed"]
+    assert failed.error.startswith("its process was ended 3 times at one place")
     assert study.counts() == {"done": 1, "failed": 1}
+
+
+def test_a_trial_that_gets_further_each_time_does_not_fail(tmp_path: Path) -> None:
+    def slow(trial: Trial) -> float:
+        for step in range(1, 6):
+            path = trial.folder / str(step)
+            known = path.exists()
+            path.touch()
+            trial.report(step, 0.5)
+            if not known:
+                raise Killed
+        return 1.0
+
+    for _ in range(5):
+        with pytest.raises(Killed):
+            search(slow, {"x": [1]}, tmp_path, config=GRID, say=quiet)
+    study = search(slow, {"x": [1]}, tmp_path, config=GRID, say=quiet)
+    assert study.counts() == {"done": 1}
+    assert list(study.trials[0].steps) == [1, 2, 3, 4, 5]
+
+
+def test_a_trial_that_ends_while_it_is_looked_at_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deadly(_: Trial) -> float:
+        raise Killed
+
+    with pytest.raises(Killed):
+        search(deadly, {"x": [1]}, tmp_path, config=GRID, say=quiet)
+    try_lock = searching._try_lock
+
+    @contextmanager
+    def late(path: Path) -> Iterator[bool]:
+        """As if another process ended the trial after it was listed, before its lock was tried."""
+        with open_storage(tmp_path) as storage:
+            study = optuna.load_study(study_name=NAME, storage=storage)
+            if study.trials[0].state.name == "RUNNING":
+                study.tell(0, 7.0)
+        with try_lock(path) as had:
+            yield had
+
+    monkeypatch.setattr(searching, "_try_lock", late)
+    study = search(deadly, {"x": [1]}, tmp_path, config=GRID, say=quiet)
+    assert [(t.state, t.value) for t in study.trials] == [("done", 7.0)]
 
 
 def test_searches_side_by_side_share_the_trials(tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ from mlabel.tuning.records import (
 )
 from mlabel.tuning.trial import Pruned, Trial
 
-MOST_STARTS = 3  # of a trial whose process was killed each time
-_POLL = 0.2  # seconds between looks at whether other processes are done
+MOST_STARTS = 3  # of a trial whose process was killed each time before a further step was reported
+_POLL = 0.5  # seconds between looks at whether other processes are done
 _FREE = ("trials", "minutes")  # what may differ from when the study was begun
 
 Objective = Callable[[Trial], float]
@@ -124,7 +124,7 @@ def _begin(folder: Path, config: SearchConfig, parameters: Mapping[str, Paramete
     with _lock(folder / ".lock"):
         if (folder / "study.json").exists():
             _refuse_other(folder, config, parameters, about)
-        elif any(path.name != ".lock" for path in folder.iterdir()):
+        elif any(not path.name.startswith(".") for path in folder.iterdir()):
             raise FileExistsError(f"{folder} is not a study, and is left as it is; choose another folder")
         write_atomically(folder / "study.json", text)
         with open_storage(folder) as storage:
@@ -216,8 +216,10 @@ class _Work:
             running = [each for each in trials if each.state.name == "RUNNING"]
             for each in running:
                 if held.enter_context(_try_lock(self._lock_of(each.number))):
-                    left = self._take_over(study, each)
-                    return _OTHERS if left is None else left
+                    # Since it was listed, whoever had the lock may have ended the trial; nobody can do so now.
+                    left = study.get_trials(deepcopy=False)[each.number]
+                    found = self._take_over(study, left) if left.state.name == "RUNNING" else None
+                    return _OTHERS if found is None else found
             if len(trials) < self.config.count(self.parameters):
                 trial = study.ask()
                 held.enter_context(_try_lock(self._lock_of(trial.number)))
@@ -242,7 +244,9 @@ class _Work:
         optuna = require("optuna", "tune")
         trial = optuna.trial.Trial(study, left._trial_id)
         if starts >= MOST_STARTS:
-            trial.set_user_attr("error", f"its process was ended {starts} times, such as for want of memory")
+            trial.set_user_attr(
+                "error", f"its process was ended {starts} times at one place, such as for want of memory"
+            )
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             return None
         trial.set_user_attr("starts", starts + 1)
@@ -264,6 +268,9 @@ class _Work:
                 raise ValueError(f"the objective gave {value}, and a finite number was wanted")
         except Pruned:
             value, state = None, states.PRUNED
+        except (KeyboardInterrupt, SystemExit):  # somebody wanted it, which says nothing of the trial
+            held.trial.set_user_attr("starts", 0)
+            raise
         except Exception as error:
             value, state = None, states.FAIL
             held.trial.set_user_attr("error", f"{type(error).__name__}: {error}")

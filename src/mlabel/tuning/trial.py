@@ -43,5 +43,6 @@ class Trial:
             return
         self._reported.add(step)
         self._held.report(value, step)
+        self._held.set_user_attr("starts", 0)  # it got further, so that whatever ends it next is no fault of its own
         if self._held.should_prune():
             raise Pruned(f"trial {self.number} is given up at step {step}, with {value:.4g}")
