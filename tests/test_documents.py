@@ -30,6 +30,7 @@ def test_the_readmes_example_runs_as_written(tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "runs" / "digits" / "bundle" / "model.safetensors").exists()
 
 
+@pytest.mark.slow  # `.ci/run` runs every example
 def test_the_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["quickstart.py", str(tmp_path / "run")])
     runpy.run_path(str(ROOT / "examples" / "quickstart.py"), run_name="__main__")

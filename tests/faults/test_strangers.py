@@ -24,6 +24,7 @@ from PIL import Image
 from mlabel import Tagger
 from mlabel.decisions import Calibration, Thresholds
 from mlabel.inference import build_index
+from mlabel.inference.sources import _MAX_GROUP
 from mlabel.labels import Group, LabelSpace
 from mlabel.models import create_model
 from mlabel.taxonomy import Taxonomy
@@ -125,15 +126,24 @@ def several(*changes: Change) -> Change:
 
 
 def parquet_bomb(folder: Path) -> None:
-    """Write a small file that unpacks to 2 GB: a list of one number, over and over."""
+    """Write a small file that unpacks to more than the reader allows: a list of one number, over and over."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    numbers = pa.DictionaryArray.from_arrays(np.zeros(2**28, np.int32), pa.array([0.5], pa.float32()))
-    lists = pa.ListArray.from_arrays(np.array([0, 2**28], np.int32), numbers.cast(pa.float32()))
+    numbers = np.zeros(_MAX_GROUP // 4 + 2**20, np.float32)
+    lists = pa.ListArray.from_arrays(np.array([0, len(numbers)], np.int32), pa.array(numbers))
     names = pa.ListArray.from_arrays(np.array([0, 1], np.int32), pa.array(["cat"]))
     table = pa.table({"image": ["a"], "labels": names, "scored": names, "scores": lists})
     parquet.write_table(table, folder / "part-00000.parquet", compression="zstd")
+
+
+def parquet_of_numbers(folder: Path) -> None:
+    """Write a file in which numbers stand where lists are wanted."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = pa.table({"image": ["a"], "labels": [1], "scored": [2], "scores": [0.5]})
+    parquet.write_table(table, folder / "part-00000.parquet")
 
 
 DEEP = b"[" * 1_000_000
@@ -246,6 +256,7 @@ PREDICTIONS: dict[str, Change] = {
         "part-00000.jsonl", b'{"image": "' + b"a" * 100_000 + b'", "scores": {"cat": 0.5}}'
     ),
     "predictions are a bomb": several(lambda folder: (folder / "part-00000.jsonl").unlink(), parquet_bomb),
+    "predictions are numbers": several(lambda folder: (folder / "part-00000.jsonl").unlink(), parquet_of_numbers),
     "predictions are a broken table": several(
         lambda folder: (folder / "part-00000.jsonl").unlink(),
         put("part-00000.parquet", b"PAR1" + b"\xff" * 99 + b"PAR1"),

@@ -21,6 +21,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".
 
 _MAX_GROUP = 2**28  # bytes, unpacked, of a group of rows in Parquet
 _BATCH = 1024  # images whose scores are read together
+_MOST_SCORES = 2**22  # of an image, and of images that become Python objects together
 
 
 def find_images(sources: Sequence[str | Path]) -> list[str]:
@@ -154,13 +155,34 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
             _check_groups(path, file.metadata)
             number = 0
             for batch in file.iter_batches(_BATCH, columns=["image", "scored", "scores"]):
-                for row in batch.to_pylist():
+                for row in _rows_of(batch, path, number):
                     number += 1
                     yield number, row["image"], dict(zip(row["scored"], row["scores"], strict=True))
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+    except (pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: not a file of predictions: {error}") from error
+
+
+def _rows_of(batch: Any, path: Path, number: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a batch from Parquet; `number` are those before it.
+
+    A few bytes of Parquet can stand for any number of equal values. So what a row holds is counted before it becomes
+    Python objects.
+    """
+    arrays = [batch.column(name) for name in ("scored", "scores")]
+    lengths = np.max([np.asarray(array.value_lengths().fill_null(0)) for array in arrays], axis=0)
+    for row in np.flatnonzero(lengths > _MOST_SCORES):
+        raise DataError(
+            f"{path}: row {number + row + 1} holds {lengths[row]:,} scores; at most {_MOST_SCORES:,} were wanted"
+        )
+    if batch.nbytes > _MAX_GROUP:
+        raise DataError(
+            f"{path}: rows from {number + 1} on take {batch.nbytes:,} bytes; at most {_MAX_GROUP:,} were wanted"
+        )
+    whole = int(lengths.sum()) <= _MOST_SCORES
+    for part in [batch] if whole else (batch.slice(row, 1) for row in range(len(batch))):
+        yield from part.to_pylist()
 
 
 def _check_groups(path: Path, about: Any) -> None:
