@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import GenericAlias
 
 import pytest
 
@@ -44,6 +45,40 @@ def test_every_public_name_is_there_and_documented() -> None:
     assert set(mlabel.__all__) == set(dir(mlabel))
     with pytest.raises(AttributeError, match="no attribute 'fitt'"):
         _ = mlabel.fitt
+
+
+def test_what_packages_make_public_is_documented() -> None:
+    site = runpy.run_path(str(ROOT / "tools" / "check_site.py"))
+    names = site["public_names"]()
+    assert len(names) > 300
+    for name in names:
+        package, _, last = name.rpartition(".")
+        held = getattr(sys.modules[package], last)
+        assert not callable(held) or held.__doc__ or isinstance(held, GenericAlias), name
+
+
+def test_links_that_lead_nowhere_are_found(tmp_path: Path) -> None:
+    site = runpy.run_path(str(ROOT / "tools" / "check_site.py"))
+    (tmp_path / "a.html").write_text('<p id="here">&quot; <a href="#here">x</a> <a href="b/c.html#x&amp;y">y</a></p>')
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "c.html").write_text(
+        '<a id="x&amp;y" href="../a.html#here">z</a> <img src="https://example.org/p.png">'
+    )
+    assert site["broken_links"](tmp_path) == []
+    (tmp_path / "d.html").write_text('<a href="e.html">x</a> <a href="b/c.html#gone">y</a> <img src="p.png">')
+    assert site["broken_links"](tmp_path) == [
+        "d.html: no place b/c.html#gone",
+        "d.html: no file e.html",
+        "d.html: no file p.png",
+    ]
+
+
+def test_the_gallery_has_a_small_picture_of_each_example() -> None:
+    page = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
+    for path in (ROOT / "examples").glob("*.py"):
+        assert f"../examples/{path.name}" in page
+        assert f"_static/examples/{path.stem}.png" in page
+        assert (ROOT / "docs" / "_static" / "examples" / f"{path.stem}.png").stat().st_size < 60_000
 
 
 def test_every_package_has_its_page_of_the_documentation() -> None:
