@@ -1,4 +1,4 @@
-"""Decisions: what a score means, and what follows from it.
+"""Decisions: what a score means, and what follows from it::
 
 logits, targets --> fit_calibration, undo_loss --> Calibration: probabilities that are as often right as they say
 scores, targets --> fit_thresholds --> Thresholds: yes or no, fitted to what is wanted; TopK, MCut decide by row

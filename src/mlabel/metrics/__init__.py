@@ -1,4 +1,4 @@
-"""What is measured: counts and their ratios, ranking metrics, and the evaluation that has them all.
+"""What is measured: counts and their ratios, ranking metrics, and the evaluation that has them all::
 
     decisions, targets, mask --> confusion_counts, sample_counts --> precision, recall, f1, ... (ratios)
     decisions, targets, mask --> cross_confusion: what was decided wrongly where another label holds

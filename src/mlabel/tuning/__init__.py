@@ -1,4 +1,4 @@
-"""Search over settings: what may vary, trials that go on after any stop, several processes at once.
+"""Search over settings: what may vary, trials that go on after any stop, several processes at once::
 
     parameters (Choice, Range) + objective(trial) --> search --> Study: records of trials, the best, importances
 
