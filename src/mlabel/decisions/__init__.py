@@ -1,8 +1,10 @@
-"""Decisions: what a score means, and what follows from it::
+"""Decisions: what a score means, and what follows from it.
 
-logits, targets --> fit_calibration, undo_loss --> Calibration: probabilities that are as often right as they say
-scores, targets --> fit_thresholds --> Thresholds: yes or no, fitted to what is wanted; TopK, MCut decide by row
-probabilities, targets --> control_risk, fit_conformal_sets: yes or no, and sets of classes, with a guarantee
+The ways, each from arrays alone::
+
+    logits, targets --> fit_calibration, undo_loss --> Calibration: probabilities that are as often right as they say
+    scores, targets --> fit_thresholds --> Thresholds: yes or no, fitted to what is wanted; TopK, MCut decide by row
+    probabilities, targets --> control_risk, fit_conformal_sets: yes or no, and sets of classes, with a guarantee
 """
 
 from mlabel.decisions._goal import OBJECTIVES, SCOPES, check_objective
