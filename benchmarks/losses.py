@@ -10,6 +10,7 @@ Run `python -m benchmarks.losses`, or with `--quick` for the smallest shape.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import statistics
 import time
@@ -24,35 +25,48 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks import headline
 from mlabel.losses import Loss, asymmetric, binary_cross_entropy, focal
 
+TIMM_IS_THERE = importlib.util.find_spec("timm") is not None
 SHAPES = [(16, 8_266), (64, 8_266), (256, 8_266), (16, 70_527), (64, 70_527)]
 LossCall = Callable[[Tensor], Tensor]
 
 
 def cases(rows: int, labels: int) -> dict[str, tuple[str, LossCall]]:
     """Return each case's name, with the peer it is compared to and a function of the logits."""
-    from timm.loss import AsymmetricLossMultiLabel
     from torchvision.ops import sigmoid_focal_loss
 
     generator = torch.Generator().manual_seed(0)
     dense = (torch.rand(rows, labels, generator=generator) < 1 / 300).to(torch.uint8)
     csr, floating = sp.csr_array(dense.numpy()), dense.float()
     lists = np.split(csr.indices, csr.indptr[1:-1])
-    timm_asymmetric = AsymmetricLossMultiLabel()
-    compiled = torch.compile(timm_asymmetric)
     peers: dict[str, tuple[str, LossCall]] = {
-        "timm asymmetric": ("timm asymmetric", lambda x: timm_asymmetric(x, floating)),
-        "timm asymmetric, compiled": ("timm asymmetric", lambda x: compiled(x, floating)),
+        **_timm_cases(floating),
         "torchvision focal": ("torchvision focal", lambda x: sigmoid_focal_loss(x, floating, reduction="mean")),
         "torch bce": ("torch bce", lambda x: F.binary_cross_entropy_with_logits(x, floating)),
     }
-    ours = {"asymmetric": asymmetric, "focal": focal, "bce": binary_cross_entropy}
+    ours = {"asymmetric": asymmetric} if TIMM_IS_THERE else {}
+    ours |= {"focal": focal, "bce": binary_cross_entropy}
     plain = [name for name in peers if not name.endswith("compiled")]
     for peer, name in zip(plain, ours, strict=True):
         for kind, targets in (("dense", dense), ("csr", csr), ("lists", lists)):
             peers[f"mlabel {name}, {kind}"] = (peer, partial(_call, Loss(ours[name]), targets))
     return peers
+
+
+def _timm_cases(floating: Tensor) -> dict[str, tuple[str, LossCall]]:
+    """Return timm's asymmetric loss as it is and compiled; nothing where timm is missing."""
+    if not TIMM_IS_THERE:
+        return {}
+    from timm.loss import AsymmetricLossMultiLabel
+
+    plain = AsymmetricLossMultiLabel()
+    compiled = torch.compile(plain)
+    return {
+        "timm asymmetric": ("timm asymmetric", lambda x: plain(x, floating)),
+        "timm asymmetric, compiled": ("timm asymmetric", lambda x: compiled(x, floating)),
+    }
 
 
 def _call(loss: Loss, targets: Any, logits: Tensor) -> Tensor:
@@ -112,3 +126,11 @@ if __name__ == "__main__":
     print(f"{'shape':>12} {'case':24} {'ms':>8} {'times its peer':>15} {'memory':>7}")
     for line in main(parser.parse_args().quick):
         print(f"{line['shape']:>12} {line['case']:24} {line['ms']:8.2f} {line['speedup']:15.2f} {line['memory']:7.2f}")
+        if line["case"].endswith("csr"):
+            headline(
+                f"{line['case'].split(',')[0].removeprefix('mlabel ')} loss, {line['shape']}",
+                line["speedup"],
+                line["peer"],
+            )
+    if not TIMM_IS_THERE:
+        headline("asymmetric loss", None, "timm asymmetric")

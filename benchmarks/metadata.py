@@ -29,6 +29,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import headline
+
 # Of each category: its number in the tag file, different tags at a million posts, tags a post.
 CATEGORIES = {
     "general": (0, 60_000, 23),
@@ -277,6 +279,8 @@ def show(rows: list[dict[str, Any]]) -> None:
     ours, plain, half, whole = rows
     more, larger = plain["busy"] / ours["busy"], plain["own"] / ours["own"]
     print(f"plain to mlabel at {ours['posts']:,} posts: {more:.1f} times the time, {larger:.1f} times the memory")
+    headline(f"metadata of {ours['posts']:,} posts, CPU time", more, "json and MultiLabelBinarizer")
+    headline(f"metadata of {ours['posts']:,} posts, memory", larger, "json and MultiLabelBinarizer")
     seconds, own = extrapolate(half, whole, DANBOORU)
     peak = own + whole["peak"] - whole["own"]
     print(f"{DANBOORU:,} posts would take {seconds:.0f} s, {own:,.0f} MB ({peak:,.0f} MB with the imports)")

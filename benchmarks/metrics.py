@@ -12,6 +12,7 @@ Run `python -m benchmarks.metrics` (about ten minutes, 8 GB), or with `--quick` 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import statistics
 import threading
@@ -28,6 +29,7 @@ import scipy.sparse as sp
 import sklearn.metrics as sk
 import torch
 
+from benchmarks import headline
 from mlabel.metrics import ScoreHistogram, average_precision, confusion_counts, evaluate, ratio
 from mlabel.metrics._ranks import auroc_of, average_precision_of, column_statistics
 from mlabel.metrics.counts import count_rows
@@ -332,3 +334,6 @@ if __name__ == "__main__":
             f"{1e3 * line['peer_seconds']:11.3f} {line['ratio']:8.1f} {line['goal']:5g}",
             flush=True,
         )
+        headline(f"{line['case'].split(' | ')[0]}, {line['shape']}", line["ratio"], line["peer"])
+    if importlib.util.find_spec("torchmetrics") is None:
+        headline("average precision, and counts in batches", None, "torchmetrics")

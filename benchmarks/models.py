@@ -19,6 +19,7 @@ import torch
 import torchvision
 from torch import nn
 
+from benchmarks import headline
 from mlabel.labels import Group, LabelSpace
 from mlabel.models import create_model
 
@@ -158,6 +159,7 @@ def main(quick: bool = False) -> list[dict[str, Any]]:
                 results.append({"name": name, **interleaved(ways, batch, pairs)})
     for result in results:
         print(f"{result['name']:52s} {result['peer']:8.1f} {result['ours']:8.1f} images/s  x{result['ratio']:.3f}")
+        headline(result["name"], result["ratio"], "the bare torchvision module")
     return results
 
 

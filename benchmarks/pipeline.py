@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from benchmarks import headline
 from mlabel.data import ImageTable, Loader, build_cache, read_image, read_shards, write_shards
 from mlabel.data.images import open_image
 from mlabel.labels import Group, LabelSpace
@@ -188,6 +189,10 @@ def main(quick: bool = False) -> list[dict[str, Any]]:
     for result in results:
         result["ratio"] = result["ours"] / result["peer"]
         print(f"{result['name']:34s} {result['peer']:8.0f} {result['ours']:8.0f}  x{result['ratio']:.2f}")
+    for kind in ("files", "cache"):
+        name = f"{kind}, 0 workers, uint8"
+        found = next(result["ratio"] for result in results if result["name"] == name)
+        headline(f"batches of 224 px from {kind}, no workers, uint8", found, "a plain torchvision data set")
     print(f"memory of its own that a pass over the cache took: {grown:.1f} batches")
     print(f"bytes of a random image: {reads['files']:.0f} us from its file, {reads['shards']:.0f} us from a shard")
     return results

@@ -18,6 +18,7 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.metrics import precision_recall_curve
 
+from benchmarks import headline
 from benchmarks.metrics import make_problem, timed
 from mlabel.decisions import Thresholds, fit_thresholds
 
@@ -99,3 +100,4 @@ if __name__ == "__main__":
         print(
             f"{each['who']:40}{each['seconds']:9.3f}{each['megabytes']:8.1f}{each['macro_f1']:10.5f}{each['ratio']:12.1f}"
         )
+    headline("the F1-optimal threshold of each label", each["ratio"], "scikit-learn's precision_recall_curve in a loop")

@@ -27,6 +27,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from benchmarks import headline
 from benchmarks.models import Bare, interleaved
 from mlabel import fit
 from mlabel.data import ImageTable, build_cache, read_mirflickr
@@ -140,6 +141,8 @@ def compare(quick: bool = False) -> list[dict[str, Any]]:
                 found = interleaved(calls, steps * batch, 3 if quick else 20)
                 results.append({"name": f"{backbone} {side} px, batch {batch}: {name}", **found})
                 print(_line(results[-1]), flush=True)
+                what, beside = results[-1]["name"].rsplit(" beside ", 1)
+                headline(f"training {what.rstrip(',')}", results[-1]["ratio"], beside)
     return results
 
 
