@@ -75,7 +75,7 @@ def table_of(blocks: dict[str, str]) -> str:
     """Return the headlines of the blocks as a table."""
     lines = [line for block in blocks.values() for line in block.splitlines() if line.startswith(HEADLINE)]
     rows = [f"| {line.removeprefix(HEADLINE)} |" for line in lines]
-    return "\n".join(["| measured | times as fast | beside |", "|---|---|---|", *rows])
+    return "\n".join(["| measured | times as fast (or as small) | beside |", "|---|---|---|", *rows])
 
 
 def replace_region(path: Path, content: str) -> None:
