@@ -16,7 +16,8 @@ from PIL import Image
 from mlabel.cli import main
 from mlabel.data import ImageDataset, ImageTable, Loader, read_danbooru
 from mlabel.data.doctor import Diagnosis, examine
-from mlabel.data.survey import Survey, _near_pairs, hash_look, survey_images
+from mlabel.data.facts import hash_look
+from mlabel.data.survey import Survey, _near_pairs, survey_images
 from mlabel.labels import Group, LabelSpace
 from mlabel.report import plot_augmented, plot_sheet, write_diagnosis
 from mlabel.taxonomy import Taxonomy

@@ -86,7 +86,13 @@ def add_doctor(commands: Any) -> None:
     add_workers(parser)
     add_format(parser)
     add_page(parser, "write a page with plots into this folder")
-    parser.add_argument("--no-images", action="store_true", help="look at labels and parts only")
+    images = parser.add_mutually_exclusive_group()
+    images.add_argument("--no-images", action="store_true", help="look at labels and parts only")
+    images.add_argument(
+        "--isolate",
+        action="store_true",
+        help="decode images in processes that are thrown away: one that crashes its decoder is named",
+    )
     parser.add_argument(
         "--taxonomy",
         metavar="FILE",
@@ -106,6 +112,8 @@ def _add_augmented(parser: argparse.ArgumentParser) -> None:
 
 def _doctor(options: argparse.Namespace) -> int:
     """Say what is wrong or odd with images, labels and parts; exit code 1 where there is an error."""
+    if options.isolate and options.show_augmented is not None:
+        raise ValueError("--show-augmented decodes its image in this process; --isolate has nothing to say there")
     table = read_table(dataset_recipe(options))
     if options.show_augmented is not None:
         _show_augmented(table, options)
@@ -114,7 +122,7 @@ def _doctor(options: argparse.Namespace) -> int:
     surveys = None
     if not options.no_images:
         surveys = {
-            name: survey_images(table, num_workers=options.num_workers, progress=progress)
+            name: survey_images(table, num_workers=options.num_workers, isolate=options.isolate, progress=progress)
             for name, table in parts.items()
         }
     diagnosis = examine(

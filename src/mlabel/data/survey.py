@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse as sp
-from PIL import Image
-from scipy.fft import dctn
 from scipy.sparse.csgraph import connected_components
 from torch.utils.data import DataLoader, Dataset
 
 from mlabel._checks import check_between, check_positive
-from mlabel.data.images import MAX_PIXELS, ImageError, read_image
+from mlabel.data.facts import Facts, read_facts
+from mlabel.data.images import MAX_PIXELS
+from mlabel.data.isolation import read_isolated
 
-_SIDE = 32  # pixels of the grey picture that the perceptual hash looks at
-_FLAT = 2.0  # grey levels: a picture that varies by less looks like every other flat one
-
-Progress = Callable[[Iterable["Facts"], int, str], Iterable["Facts"]]
+Progress = Callable[[Iterable[Facts], int, str], Iterable[Facts]]
 
 
 class HasPaths(Protocol):
@@ -33,26 +29,6 @@ class HasPaths(Protocol):
         """Where the images lie (N,)."""
 
     def __len__(self) -> int: ...
-
-
-class Facts(NamedTuple):
-    """What reading one image told.
-
-    Attributes:
-        row: Of the table.
-        size: Height and width; (0, 0) where it could not be read.
-        pixels: 128-bit hash of the picture as it is shown, as two integers.
-        look: 64-bit perceptual hash; 0 where the picture is flat.
-        fault: (reason, message) where it could not be read, else None.
-        notes: Oddities that were passed over.
-    """
-
-    row: int
-    size: tuple[int, int] = (0, 0)
-    pixels: tuple[int, int] = (0, 0)
-    look: int = 0
-    fault: tuple[str, str] | None = None
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,6 +88,7 @@ def survey_images(
     *,
     num_workers: int = 0,
     max_pixels: int = MAX_PIXELS,
+    isolate: bool = False,
     progress: Progress | None = None,
 ) -> Survey:
     """Return what the images of `table` are, having read each of them once. A bad image is a finding, not an error.
@@ -120,6 +97,9 @@ def survey_images(
         table: An `ImageTable`, whose images.
         num_workers: Processes that read; 0: this one does.
         max_pixels: Larger images count as unreadable.
+        isolate: Decode in processes that are thrown away after a few images. An image that crashes its decoder, keeps
+            it for a minute, or makes it take more than 512 MiB and 16 bytes for each of `max_pixels` is then a
+            finding too (`crashed`, `slow`, `memory`).
         progress: Wraps the facts as they come; gets them, their number and a title.
 
     Example:
@@ -137,7 +117,8 @@ def survey_images(
         ([20, 20, 0], 'missing', [0, 0, 2])
     """
     check_positive(max_pixels, "max_pixels")
-    facts: Iterable[Facts] = _read_all(table, num_workers, max_pixels)
+    read = read_isolated if isolate else _read_here
+    facts: Iterable[Facts] = read(table.paths, num_workers, max_pixels)
     if progress is not None:
         facts = progress(facts, len(table), "reading images")
     sizes = np.zeros((len(table), 2), dtype=np.int32)
@@ -153,8 +134,8 @@ def survey_images(
     return Survey(sizes[:, 0], sizes[:, 1], pixels, looks, dict(sorted(faults.items())), notes)
 
 
-def _read_all(table: HasPaths, num_workers: int, max_pixels: int) -> Iterator[Facts]:
-    reader = _Reader(table.paths, max_pixels)
+def _read_here(paths: np.ndarray, num_workers: int, max_pixels: int) -> Iterator[Facts]:
+    reader = _Reader(paths, max_pixels)
     # Not shuffled and not collated: torch's loader serves as a pool of processes whose death is noticed.
     for batch in DataLoader(reader, batch_size=16, num_workers=num_workers, collate_fn=list):
         yield from batch
@@ -170,37 +151,7 @@ class _Reader(Dataset[Facts]):
         return len(self.paths)
 
     def __getitem__(self, row: int) -> Facts:
-        notes: list[str] = []
-        try:
-            picture = read_image(str(self.paths[row]), max_pixels=self.max_pixels, notes=notes)
-        except ImageError as error:
-            return Facts(row, fault=(error.reason, str(error)))
-        height, width = picture.shape[:2]
-        return Facts(row, (height, width), _hash_pixels(picture), hash_look(picture), None, tuple(notes))
-
-
-def _hash_pixels(picture: np.ndarray) -> tuple[int, int]:
-    digest = hashlib.blake2b(np.array(picture.shape, dtype="<i8").tobytes(), digest_size=16)
-    digest.update(np.ascontiguousarray(picture).data)
-    high, low = np.frombuffer(digest.digest(), dtype="<u8").tolist()
-    return high, low
-
-
-def hash_look(picture: np.ndarray) -> int:
-    """Return a 64-bit perceptual hash of a uint8 picture (H, W, C): the signs of its lowest frequencies.
-
-    The picture is shrunk to 32 x 32 grey pixels, and each of the 8 x 8 lowest coefficients of its cosine transform
-    gives a bit: whether it is above their median (Zauner, 2010, "Implementation and benchmarking of perceptual image
-    hash functions"). 0 where the picture is flat and has no look of its own.
-    """
-    grey = Image.fromarray(picture if picture.shape[2] == 3 else picture[:, :, 0]).convert("L")
-    small = np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.float64)
-    if small.std() < _FLAT:
-        return 0
-    low = dctn(small, type=2, norm="ortho")[:8, :8].reshape(-1)
-    low[0] = 0.0  # the mean brightness, which an edit changes first
-    bits = low > np.median(low)
-    return int(np.packbits(bits).view(">u8")[0])
+        return read_facts(row, str(self.paths[row]), self.max_pixels)
 
 
 def unite_groups(first: Any, second: Any) -> np.ndarray:
