@@ -20,7 +20,15 @@ T = TypeVar("T")
 
 
 class DataError(ValueError):
-    """A file or a record does not hold what its format promises; the message names the place."""
+    """A file or a record does not hold what its format promises; the message names the place.
+
+    Example:
+        >>> from mlabel.labels import LabelSpace
+        >>> LabelSpace.from_dict({})
+        Traceback (most recent call last):
+        ...
+        mlabel._checks.DataError: a label space of format 'mlabel.labels/1' was wanted; got 'None'
+    """
 
 
 def suggest(name: str, options: Iterable[str]) -> str:

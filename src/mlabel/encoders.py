@@ -29,6 +29,10 @@ class Encoded(NamedTuple):
         targets: CSR uint8 (N, L).
         unknown: CSR bool (N, L), True = unknown; None where all is known.
         ignored: How many samples had each name that is not in the space.
+
+    Example:
+        >>> MultiHotEncoder(min_count=2).fit([["cat"], ["cat", "dog"]]).encode([["dog"], ["cat"]]).ignored
+        {'dog': 1}
     """
 
     targets: sp.csr_array
@@ -129,7 +133,7 @@ class MultiHotEncoder(_Encoder):
         return self
 
     def fit_transform(self, X: Iterable[Iterable[str]], y: Any = None, **fit_params: Any) -> sp.csr_array:  # noqa: N803
-        """Learn the labels of `X` and return its targets, CSR uint8 (N, L); `X` is gone through once."""
+        """Learn the labels of `X`, gone through once, and return its targets, CSR uint8 (N, L); `y` is not used."""
         samples = [sample if isinstance(sample, str) else list(sample) for sample in X]
         return self.fit(samples, y, **fit_params).transform(samples)
 
@@ -159,7 +163,7 @@ class MultiHotEncoder(_Encoder):
         return Encoded(_csr_of_ones(rows, self.space_.num_labels), None, dict(sorted(ignored.items())))
 
     def inverse_transform(self, X: Any) -> list[list[str]]:  # noqa: N803
-        """Return the tags of each row of targets or decisions (N, L), in column order."""
+        """Return the tags of each row of `X`, targets or decisions (N, L), in column order."""
         check_is_fitted(self, "space_")
         return self.space_.decode(X)
 
@@ -266,7 +270,8 @@ class MultiHeadEncoder(_Encoder):
         return Encoded(sp.csr_array(targets), found, dict(sorted(ignored.items())))
 
     def inverse_transform(self, X: Any) -> np.ndarray:  # noqa: N803
-        """Return the table (N, H) of targets or decisions (N, L), an object array; None where a group has no label.
+        """Return the table (N, H) of `X`, targets or decisions (N, L): an object array, None where a group has no
+        label.
 
         Raises:
             ValueError: another number of columns, or a row with two labels of one group.

@@ -34,6 +34,7 @@ class Group:
 
     Raises:
         ValueError: no labels, an empty name, a name with a newline or NUL, or a name given twice.
+        TypeError: one string in place of a list of labels.
 
     Example:
         >>> Group("rating", ["safe", "other"], exclusive=True).labels
@@ -176,7 +177,11 @@ class LabelSpace:
         return targets, unknown if unknown is not None and unknown.nnz else None
 
     def decode(self, decisions: Any) -> list[list[str]]:
-        """Return, for each row of `decisions` (N, L; NumPy, torch or CSR; truth = present), the names that hold."""
+        """Return, for each row of `decisions` (N, L; NumPy, torch or CSR; truth = present), the names that hold.
+
+        Raises:
+            ValueError: another number of columns.
+        """
         rows = sp.csr_array(decisions if sp.issparse(decisions) else to_numpy(decisions).astype(bool))
         if rows.shape[1] != self.num_labels:
             raise ValueError(f"decisions must have {self.num_labels} columns; got {rows.shape[1]}")
@@ -186,9 +191,13 @@ class LabelSpace:
         return [[self.names[column] for column in rows.indices[start:end]] for start, end in bounds]
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return probabilities (N, L) float32: a sigmoid for any-of columns, a softmax over each exclusive group.
+        """Return probabilities (N, L) float32 of `logits` (N, L): a sigmoid for any-of columns, a softmax over each
+        exclusive group.
 
         This is the one place where logits become probabilities.
+
+        Raises:
+            ValueError: another shape.
         """
         if logits.ndim != 2 or logits.shape[1] != self.num_labels:
             raise ValueError(f"logits must be of shape (N, {self.num_labels}); got {tuple(logits.shape)}")
@@ -239,7 +248,7 @@ class LabelSpace:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LabelSpace:
-        """Return the space that `to_dict` described.
+        """Return the space that `to_dict` described as `data`.
 
         Raises:
             DataError: not of that form.
@@ -275,10 +284,14 @@ class LabelSpace:
             raise DataError(f"{path}: {error}") from error
 
     def check_same(self, other: LabelSpace, what: str) -> None:
-        """Raise ValueError, showing the first difference, unless `other` is this space.
+        """Refuse another space than this one, showing the first difference.
 
         Args:
             what: What `other` belongs to, for the message, such as "the checkpoint".
+            other: The space that must be this one.
+
+        Raises:
+            ValueError: it is not.
         """
         if self == other:
             return
@@ -365,14 +378,30 @@ def decide(scores: Any, thresholds: Any = 0.5, space: LabelSpace | None = None) 
 
 
 class RowRule(Protocol):
-    """Decides the any-of labels of a row by comparing them with each other, without thresholds."""
+    """Decides the any-of labels of a row by comparing them with each other, without thresholds.
+
+    Example:
+        >>> class Best:
+        ...     def decide_any_of(self, scores, space=None):
+        ...         return scores == scores.max(axis=1, keepdims=True)
+        >>> decide([[0.2, 0.4, 0.1]], Best())
+        array([[False,  True, False]])
+    """
 
     def decide_any_of(self, scores: Any, space: LabelSpace | None = None) -> np.ndarray:
-        """Return decisions (N, L) bool; False at the columns of exclusive groups."""
+        """Return decisions (N, L) bool for `scores` (N, L); False at the columns of exclusive groups of `space`."""
 
 
 def row_rule(thresholds: Any) -> RowRule | None:
-    """Return the rule by which `thresholds` decide by row: they themselves, or their `.rule`; None: by values."""
+    """Return the rule by which `thresholds` decide by row: they themselves, or their `.rule`; None: by values.
+
+    Args:
+        thresholds: What `decide` takes.
+
+    Example:
+        >>> row_rule(0.5) is None
+        True
+    """
     held = getattr(thresholds, "rule", thresholds)
     return held if hasattr(held, "decide_any_of") else None
 
@@ -387,6 +416,11 @@ def threshold_values(thresholds: Any, num_labels: int, space: LabelSpace | None 
 
     Raises:
         ValueError: another shape, NaN at an any-of column, or a rule that decides by row.
+
+    Example:
+        >>> space = LabelSpace([Group("tags", ["cat", "dog"]), Group("rating", ["safe", "other"], exclusive=True)])
+        >>> threshold_values(0.5, 4, space)
+        array([0.5, 0.5, nan, nan])
     """
     if space is not None and space.num_labels != num_labels:
         raise ValueError(f"scores have {num_labels} columns, but the space has {space.num_labels} labels")

@@ -121,7 +121,11 @@ class Taxonomy:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def resolve(self, name: str) -> str:
-        """Return the name that `name` stands for: the end of its chain of aliases, or itself where it is no alias."""
+        """Return the name that `name` stands for: the end of its chain of aliases, or itself where it is no alias.
+
+        Raises:
+            TypeError: a name that is no text.
+        """
         name = _name(name)
         return self.aliases.get(name, name)
 
@@ -133,6 +137,7 @@ class Taxonomy:
 
         Raises:
             ValueError: nothing is known of such a name.
+            TypeError: a name that is no text.
         """
         name = _name(name)
         name = name if name in self.space else self.resolve(name)
@@ -403,6 +408,9 @@ class Taxonomy:
 
 def resolve_aliases(aliases: Mapping[str, str]) -> dict[str, str]:
     """Return each alias with the name at the end of its chain.
+
+    Args:
+        aliases: Alias to the name it stands for, which may be an alias itself.
 
     Raises:
         ValueError: a cycle, which the message shows, or an alias that stands for two names.

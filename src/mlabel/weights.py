@@ -200,7 +200,7 @@ class LabelTable:
         ]
 
     def text(self, sort: str = "prior", limit: int | None = None) -> str:
-        """Return the table as text, one line a label under a header; arguments are those of `rows`."""
+        """Return the table as text, one line a label under a header; `sort` and `limit` are those of `rows`."""
         header = ["name", "group", *self.columns]
         cells = [[_shown(row[name]) for name in header] for row in self.rows(sort, limit)]
         lines = _aligned([header, *cells])
@@ -233,6 +233,12 @@ def describe(
 
     Raises:
         ValueError: arrays of another length than the space's, or counts that `class_weights` refuses.
+
+    Example:
+        >>> from mlabel.labels import Group
+        >>> table = describe([1, 3], 4, space=LabelSpace([Group("tags", ["cat", "dog"])]), weight=[1.5, 0.5])
+        >>> table.columns["prior"], table.columns["weight"]
+        (array([0.25, 0.75]), array([1.5, 0.5]))
     """
     positives, known = check_counts(counts, num_samples)
     _check_length(positives, space)

@@ -97,7 +97,7 @@ class ImageCache:
             return torch.from_numpy(np.asarray(pixels))
 
     def read(self, row: int) -> torch.Tensor:
-        """Return a copy of an image, uint8 (C, H, W), whose channels lie together in memory.
+        """Return a copy of the image at `row`, uint8 (C, H, W), whose channels lie together in memory.
 
         Raises:
             ImageError: it could not be read when the cache was built.
@@ -109,11 +109,11 @@ class ImageCache:
         return self._pixels[number].clone().permute(2, 0, 1)
 
     def has_fault(self, rows: Sequence[int] | np.ndarray) -> bool:
-        """Return whether one of these images could not be read."""
+        """Return whether one of the images at `rows` could not be read."""
         return bool(self.faults) and any(number in self.faults for number in self.rows[rows].tolist())
 
     def take(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """Return copies of several images at once, uint8 (n, C, H, W); those that could not be read are black."""
+        """Return copies of the images at `rows`, uint8 (n, C, H, W); those that could not be read are black."""
         # NumPy's take copies whole images; torch's index goes through them element by element.
         return torch.from_numpy(np.take(self._pixels.numpy(), self.rows[rows], axis=0)).permute(0, 3, 1, 2)
 

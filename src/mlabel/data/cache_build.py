@@ -56,6 +56,10 @@ class Decoded(NamedTuple):
         row: Of the table.
         source: What its file is like: size in bytes, time of its last change in ns, and hash as two integers.
         fault: (reason, message) where it could not be read, else None.
+
+    Example:
+        >>> Decoded(3, fault=("missing", "gone.png: no such file")).fault[0]
+        'missing'
     """
 
     row: int
@@ -167,8 +171,22 @@ def plan_cache(
 
     Nothing is written.
 
+    Args:
+        table: As in `build_cache`, like the arguments not named here.
+        folder: The same.
+        image_size: The same, in pixels.
+        channels: The same.
+        augment: The same.
+
     Raises:
         ValueError, FileExistsError: as `build_cache` would.
+
+    Example:
+        >>> import tempfile
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> table = ImageTable(paths=["a.png", "b.png"], targets=[[1], [0]], space=LabelSpace([Group("tags", ["cat"])]))
+        >>> plan_cache(table, tempfile.mkdtemp(), image_size=8)
+        ((2, 8, 8, 3), 2)
     """
     folder = Path(folder)
     check_positive(len(table), "the number of images")

@@ -99,7 +99,7 @@ class ImageDataset(Dataset[tuple[int, torch.Tensor]]):
         return self.augmentation(image, sample_key(self.seed, epoch, name, repeat=repeat))
 
     def take(self, rows: Sequence[int]) -> torch.Tensor | None:
-        """Return the images of several rows at once, (n, C, H, W), where that is the same and faster, else None."""
+        """Return the images at `rows` at once, (n, C, H, W), where that is the same and faster, else None."""
         if self.cache is None or self.augmentation.steps or self.cache.size != self.size:
             return None
         return None if self.cache.has_fault(rows) else self.cache.take(rows)

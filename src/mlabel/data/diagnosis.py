@@ -25,6 +25,10 @@ class Finding:
         message: What it is, in a sentence.
         count: How many images or labels it concerns.
         examples: Some of them, by id or name.
+
+    Example:
+        >>> str(Finding("warning", "rare labels", "labels have fewer than 10 positives", 2, ("owl",)))
+        'warning: labels have fewer than 10 positives: owl, ...'
     """
 
     level: str
@@ -48,6 +52,10 @@ class Pair:
         other: The other.
         together: Images that have both.
         correlation: Their phi coefficient over the images of which both are known; NaN where one is constant.
+
+    Example:
+        >>> Pair("cat", "kitten", together=12, correlation=0.75).to_dict()
+        {'one': 'cat', 'other': 'kitten', 'together': 12, 'correlation': 0.75}
     """
 
     one: str
@@ -70,6 +78,10 @@ class BrokenImplication:
         parent: What is implied.
         count: The images that lack it.
         examples: Ids of some of them.
+
+    Example:
+        >>> BrokenImplication("kitten", "cat", 1, ("im7",)).count
+        1
     """
 
     child: str

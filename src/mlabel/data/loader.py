@@ -76,7 +76,17 @@ class Batch:
 
 
 class BadImage(NamedTuple):
-    """A sample that was skipped, and why."""
+    """A sample that was skipped, and why.
+
+    Attributes:
+        id: The sample's id.
+        path: Of its file.
+        reason: Why, in a word or two; see `ImageError`.
+
+    Example:
+        >>> BadImage("im7", "im7.jpg", "truncated").reason
+        'truncated'
+    """
 
     id: str
     path: str
@@ -214,7 +224,7 @@ class Loader:
         self.close()
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """Return the batches of an epoch, from batch number `start` on; what lies before is not read.
+        """Return the batches of epoch number `epoch`, from batch number `start` on; what lies before is not read.
 
         A pass that was not finished may be dropped. Where two are begun, the later one is served and the earlier one
         raises a RuntimeError when it is asked for more.
@@ -226,7 +236,7 @@ class Loader:
         return self._pass(epoch, start)
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return the rows of an epoch in their order, int64 (M,), those of all ranks.
+        """Return the rows of epoch number `epoch` in their order, int64 (M,), those of all ranks.
 
         Raises:
             ValueError: a sampler of your own gave another number of rows than its length, or a row that there is not.
@@ -234,7 +244,7 @@ class Loader:
         return checked_order(self.sampler, epoch, num_rows=len(self.table))
 
     def leave_out(self, rows: Sequence[int]) -> None:
-        """Note in `bad` the rows of a batch that is left out because too few of it can be read."""
+        """Note in `bad` the `rows` of a batch that is left out because too few of it can be read."""
         for row in rows:
             self._skip_row(row, LEFT_ALONE, own=False)
 

@@ -75,6 +75,16 @@ def cutmix(batch: Batch, partner: Tensor, boxes: Tensor, *, space: LabelSpace) -
 
     Reference: Yun, Han, Oh, Chun, Choe and Yoo, "CutMix: Regularization Strategy to Train Strong Classifiers with
     Localizable Features", ICCV 2019.
+
+    Example:
+        >>> from mlabel.labels import Group
+        >>> images = torch.tensor([0, 100], dtype=torch.uint8).reshape(2, 1, 1, 1).expand(2, 1, 2, 2)
+        >>> batch = Batch(images, torch.tensor([[1, 0], [0, 1]], dtype=torch.uint8), None, torch.arange(2))
+        >>> space = LabelSpace([Group("tags", ["cat", "dog"])])
+        >>> boxes = torch.tensor([[0, 1, 0, 2], [0, 0, 0, 0]])  # the upper half of the first, nothing of the second
+        >>> mixed = cutmix(batch, torch.tensor([1, 0]), boxes, space=space)
+        >>> mixed.images[0, 0].tolist(), mixed.targets.tolist()
+        ([[100, 100], [0, 0]], [[0.5, 0.5], [0.0, 1.0]])
     """
     images, boxes = batch.images, boxes.to(batch.images.device)
     height, width = images.shape[-2:]
@@ -133,6 +143,8 @@ def mix_batch(
     Partners are a random permutation of the batch, so that each sample has one part of its own and one in another (by
     chance the same one). The share w of a sample itself is drawn from Beta(alpha, alpha), for each pair anew.
 
+    Reference: Zhang, Cisse, Dauphin and Lopez-Paz (2018) for mixup, Yun et al. (2019) for cutmix.
+
     Args:
         batch: On any device; it is not changed.
         space: The columns' meaning.
@@ -145,6 +157,15 @@ def mix_batch(
 
     Raises:
         ValueError: an unknown way to mix, or an alpha that is not above 0.
+
+    Example:
+        >>> from mlabel.labels import Group
+        >>> images = torch.tensor([0, 100], dtype=torch.uint8).reshape(2, 1, 1, 1).expand(2, 1, 2, 2)
+        >>> batch = Batch(images, torch.tensor([[1, 0], [0, 1]], dtype=torch.uint8), None, torch.arange(2))
+        >>> space = LabelSpace([Group("tags", ["cat", "dog"])])
+        >>> mixed, again = (mix_batch(batch, space, mix="mixup", alpha=1.0, seed=3) for _ in range(2))
+        >>> mixed.targets.dtype, bool((mixed.targets == again.targets).all())
+        (torch.float32, True)
     """
     chosen = resolve(mix, _MIXES, "mix")
     alpha = alpha if alpha is not None or chosen is None else chosen.alpha

@@ -25,13 +25,23 @@ _log = logging.getLogger(__name__)
 
 
 class Sampler(Protocol):
-    """What a loader asks for the rows of an epoch. An object of your own may take the place of a name."""
+    """What a loader asks for the rows of an epoch. An object of your own may take the place of a name.
+
+    Example:
+        >>> class EveryOther:
+        ...     def __len__(self):
+        ...         return 2
+        ...     def order(self, epoch):
+        ...         return np.array([0, 2]) + epoch % 2
+        >>> make_sampler(EveryOther(), table=None).order(epoch=1)
+        array([1, 3])
+    """
 
     def __len__(self) -> int:
         """Return how many rows an epoch has, the same number in every epoch."""
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return the rows of an epoch in their order, integers (M,), the same ones whenever it is asked."""
+        """Return the rows of epoch number `epoch` in their order, integers (M,), the same ones whenever it is asked."""
 
 
 class SequentialSampler:
@@ -52,7 +62,7 @@ class SequentialSampler:
         return self.num_rows
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return 0 .. N - 1, int64."""
+        """Return 0 .. N - 1, int64, whatever the `epoch`."""
         return np.arange(self.num_rows)
 
 
@@ -91,7 +101,7 @@ class RepeatSampler:
         return int(self._whole.sum()) + self._extra
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return the rows of an epoch in their order, int64."""
+        """Return the rows of epoch number `epoch` in their order, int64 (M,)."""
         rows = np.repeat(np.arange(len(self._whole)), self._counts(epoch))
         # Of N rows that come once each this is the permutation of 0 .. N - 1 itself.
         return rows[_generator(self.seed, epoch, "order").permutation(len(rows))]
@@ -263,6 +273,14 @@ def make_sampler(
     Raises:
         ValueError: an unknown name, or a threshold outside (0, 1].
         TypeError: neither a name nor an object with an order.
+
+    Example:
+        >>> from mlabel.data.table import ImageTable
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> space = LabelSpace([Group("tags", ["cat"])])
+        >>> table = ImageTable(paths=["a", "b", "c"], targets=[[1], [0], [0]], space=space)
+        >>> sorted(make_sampler("shuffle", table, seed=1).order(epoch=0).tolist())
+        [0, 1, 2]
     """
     if isinstance(sampler, str):
         make = resolve(sampler, _SAMPLERS, "sampler")
@@ -325,6 +343,9 @@ def check_rank(rank: int, world_size: int) -> None:
 
 def count_repeats(order: np.ndarray) -> np.ndarray:
     """Return for each place of an order how often its row came before, int64 (M,).
+
+    Args:
+        order: The rows of an epoch in their order, integers (M,) of at least 0.
 
     Example:
         >>> count_repeats(np.array([4, 1, 4, 4, 1])).tolist()

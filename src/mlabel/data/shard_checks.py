@@ -31,6 +31,18 @@ def verify_shards(
 
     Raises:
         FileNotFoundError: there is no tar.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from mlabel.data import ImageTable, write_shards
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> folder = tempfile.mkdtemp()
+        >>> Image.new("L", (30, 20), 7).save(folder + "/a.png")
+        >>> table = ImageTable(paths=[folder + "/a.png"], targets=[[1]], space=LabelSpace([Group("tags", ["cat"])]))
+        >>> tars = write_shards(table, folder + "/shards").names
+        >>> verify_shards(folder + "/shards")
+        []
     """
     tars = find_tars(folder)
     problems: list[str] = []

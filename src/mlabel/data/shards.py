@@ -364,8 +364,24 @@ def plan_shards(
 
     Nothing is written.
 
+    Args:
+        table: As in `write_shards`, like the arguments not named here.
+        folder: The same.
+        shard_bytes: Size of a tar at most, in bytes.
+        seed: Of the shuffling; None: table order.
+
     Raises:
         ValueError, FileExistsError: as `write_shards` would.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> folder = tempfile.mkdtemp()
+        >>> Image.new("L", (30, 20), 7).save(folder + "/a.png")
+        >>> table = ImageTable(paths=[folder + "/a.png"], targets=[[1]], space=LabelSpace([Group("tags", ["cat"])]))
+        >>> plan_shards(table, folder + "/shards")
+        (0, 0)
     """
     check_positive(shard_bytes, "shard_bytes")
     check_positive(len(table), "the number of images")

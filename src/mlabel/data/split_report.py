@@ -43,6 +43,10 @@ class MissingLabel:
         num_groups: In how many groups they stand; None where groups were not given or not looked at.
         parts: The parts that have none.
         reason: A key of `REASONS`.
+
+    Example:
+        >>> print(MissingLabel("owl", 1, None, ("val", "test"), "few_positives"))
+        owl (1 positives): fewer positives than parts
     """
 
     name: str
@@ -160,7 +164,7 @@ class SplitReport:
         return [self._row(column) for column in self._order(sort)[:limit].tolist()]
 
     def table(self, sort: str = "column", limit: int | None = None) -> str:
-        """Return a table of the labels as text, one a line; arguments are those of `label_rows`.
+        """Return a table of the labels as text, one a line; `sort` and `limit` are those of `label_rows`.
 
         For each part there is the number of positives and its deviation in percent.
         """

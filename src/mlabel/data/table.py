@@ -142,7 +142,7 @@ class ImageTable:
         return digest.hexdigest()
 
     def part(self, name: str) -> ImageTable:
-        """Return the images of one part of the official partition.
+        """Return the images of the part `name` of the official partition.
 
         Raises:
             ValueError: there is no partition, or no image in that part; the message says which there are.
@@ -167,6 +167,7 @@ class ImageTable:
 
         Raises:
             ValueError: an unknown method; also see `stratified_split`.
+            TypeError: groups that are no array of ids.
         """
         resolve(method, dict.fromkeys(SPLIT_METHODS), "method")
         groups = self.groups if groups is None else _as_groups(groups, len(self))

@@ -47,6 +47,11 @@ def apply_keyed(transform: Transform, image: torch.Tensor, key: int) -> torch.Te
     The caller's random state is left as it was. NumPy's and Python's own random numbers are not keyed: a transform must
     draw from torch. The state belongs to the process, so threads must not do this at the same time.
 
+    Args:
+        transform: A function of a tensor that gives one.
+        image: What it is given, uint8 (C, H, W).
+        key: An integer in [0, 2**63); see `sample_key`.
+
     Example:
         >>> shift = lambda image: image + torch.randint(100, ())
         >>> image = torch.zeros(1, dtype=torch.int64)
@@ -118,6 +123,7 @@ def augmentation(
 
     Raises:
         ValueError: an unknown name, or a strength that is not a number in [0, 1].
+        TypeError: neither a name nor a function.
 
     Example:
         >>> augmentation("standard", (224, 224)).read_size

@@ -66,11 +66,18 @@ def check_objective(objective: str, scope: str | None, options: Mapping[str, Any
     """Refuse what `fit_thresholds` would refuse before it sees scores.
 
     Args:
-        objective, scope: As there.
+        objective: As in `fit_thresholds`.
+        scope: As in `fit_thresholds`.
         options: Name to value of its other options, such as `{"floor": 0.9}`.
 
     Raises:
         ValueError: an unknown name, an option that the objective does not have, or one out of range.
+
+    Example:
+        >>> check_objective("f1", "local", {})
+        Traceback (most recent call last):
+        ...
+        ValueError: unknown scope 'local'; did you mean 'global'? Known: global, group, label
     """
     for name in options:
         resolve(name, dict.fromkeys((*_KNOWN_BY, "min_positives")), f"option of objective {objective!r}")

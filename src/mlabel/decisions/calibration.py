@@ -140,7 +140,11 @@ class Calibration:
         return self.offset_by(gain)
 
     def offset_by(self, offset: Any) -> Calibration:
-        """Return the calibration with `offset`, finite numbers (L,), added to the logits after all its maps."""
+        """Return the calibration with `offset`, finite numbers (L,), added to the logits after all its maps.
+
+        Raises:
+            ValueError: another shape, or numbers that are not finite.
+        """
         held = np.array(to_numpy(offset), dtype=np.float64)
         if held.shape != (self.num_labels,):
             raise ValueError(f"offset must be of shape ({self.num_labels},); got {held.shape}")
@@ -153,6 +157,9 @@ class Calibration:
 
         Args:
             thresholds: (L,), or an object with such an array in `.values`.
+
+        Raises:
+            TypeError: a sparse matrix.
         """
         wanted = np.array(to_numpy(getattr(thresholds, "values", thresholds)), dtype=np.float64)
         low, high = np.full(self.num_labels, -40.0), np.full(self.num_labels, 40.0)
@@ -171,7 +178,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, data: Any) -> Calibration:
-        """Return the calibration that `to_dict` described.
+        """Return the calibration that `to_dict` described as `data`.
 
         Raises:
             DataError: not of that form.

@@ -60,7 +60,7 @@ class ConformalSets:
         )
 
     def predict(self, probabilities: Any) -> np.ndarray:
-        """Return sets (N, K) bool for probabilities (N, K), or (N, L) where there is a space.
+        """Return sets (N, K) bool for `probabilities` (N, K), or (N, L) where there is a space.
 
         A set of `lac` is empty where no class is probable enough; one of `aps` has the most probable class at least.
 

@@ -54,7 +54,7 @@ class CrossFit:
         return {name: value - self.held_out[name] for name, value in self.in_sample.items()}
 
     def decide(self, scores: Any) -> np.ndarray:
-        """Return decisions (N, L) bool, each sample's by thresholds fitted without it.
+        """Return decisions (N, L) bool for `scores` (N, L), each sample's by thresholds fitted without it.
 
         Raises:
             ValueError: scores of another number of samples.

@@ -78,7 +78,7 @@ class RiskControl:
         return f"{sure}, {where} is at most {self.alpha:g} for new images drawn alike"
 
     def decide(self, probabilities: Any) -> np.ndarray:
-        """Return decisions (N, L) bool for probabilities (N, L); see `mlabel.labels.decide`."""
+        """Return decisions (N, L) bool for `probabilities` (N, L); see `mlabel.labels.decide`."""
         return decide(probabilities, self.values, self.space)
 
     def to_thresholds(self) -> Thresholds:

@@ -50,11 +50,15 @@ class TopK:
                 raise ValueError(f"k must be a whole number, 0 or more; got {number!r}")
 
     def decide(self, scores: Any, space: LabelSpace | None = None) -> np.ndarray:
-        """Return decisions (N, L) bool for scores (N, L); see `mlabel.labels.decide`."""
+        """Return decisions (N, L) bool for `scores` (N, L), columns as in `space`; see `mlabel.labels.decide`."""
         return decide(scores, self, space)
 
     def decide_any_of(self, scores: Any, space: LabelSpace | None = None) -> np.ndarray:
-        """Return decisions (N, L) bool; False at the columns of exclusive groups."""
+        """Return decisions (N, L) bool for `scores` (N, L); False at the columns of exclusive groups of `space`.
+
+        Raises:
+            ValueError: scores that are no finite matrix, or of another number of columns than the space's.
+        """
         return _decide_sets(scores, space, self.scope, self._highest)
 
     def _highest(self, block: np.ndarray, name: str | None) -> np.ndarray:
@@ -88,6 +92,9 @@ class MCut:
     Of equal gaps it is the highest; where all scores are equal there is none, and nothing is decided, else at least
     one label and not all. It looks at differences: logits and probabilities give other decisions.
 
+    Raises:
+        ValueError: an unknown scope.
+
     Attributes:
         scope: What is compared: `global`, all any-of labels; `group`, those of each any-of group.
 
@@ -105,11 +112,15 @@ class MCut:
         resolve(self.scope, ROW_SCOPES, "scope of a rule")
 
     def decide(self, scores: Any, space: LabelSpace | None = None) -> np.ndarray:
-        """Return decisions (N, L) bool for scores (N, L); see `mlabel.labels.decide`."""
+        """Return decisions (N, L) bool for `scores` (N, L), columns as in `space`; see `mlabel.labels.decide`."""
         return decide(scores, self, space)
 
     def decide_any_of(self, scores: Any, space: LabelSpace | None = None) -> np.ndarray:
-        """Return decisions (N, L) bool; False at the columns of exclusive groups."""
+        """Return decisions (N, L) bool for `scores` (N, L); False at the columns of exclusive groups of `space`.
+
+        Raises:
+            ValueError: scores that are no finite matrix, or of another number of columns than the space's.
+        """
         return _decide_sets(scores, space, self.scope, _above_widest_gap)
 
     def to_dict(self) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class Thresholds:
         return self.space.names if self.space else tuple(str(column) for column in range(len(self)))
 
     def decide(self, scores: Any) -> np.ndarray:
-        """Return decisions (N, L) bool for scores (N, L); see `mlabel.labels.decide`."""
+        """Return decisions (N, L) bool for `scores` (N, L); see `mlabel.labels.decide`."""
         return decide(scores, self, self.space)
 
     def save(self, path: str | Path) -> None:

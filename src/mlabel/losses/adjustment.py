@@ -61,15 +61,17 @@ class LogitAdjusted(nn.Module):
         self.register_buffer("offset", torch.from_numpy(array))
 
     def forward(self, logits: Tensor, targets: Any, mask: Any = None) -> Tensor:
-        """Return the loss of the adjusted logits; arguments are those of the loss inside."""
+        """Return the loss of the adjusted `logits` (N, L); `targets` and `mask` are those of the loss inside."""
         return self.loss(self._adjusted(logits), targets, mask)
 
     def parts(self, logits: Tensor, targets: Any, mask: Any = None) -> Parts:
-        """Return the parts of the loss of the adjusted logits; see `total`."""
+        """Return the parts of the loss of the adjusted `logits` (N, L); `targets` and `mask` are those of the loss
+        inside.
+        """
         return self.loss.parts(self._adjusted(logits), targets, mask)
 
     def denominators(self, targets: Any, mask: Any = None) -> dict[str, Tensor]:
-        """Return the denominators of the loss inside."""
+        """Return the denominators that the loss inside has for `targets` and `mask`."""
         return self.loss.denominators(as_matrix(targets, len(self.offset)), mask)
 
     def _adjusted(self, logits: Tensor) -> Tensor:

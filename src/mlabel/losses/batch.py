@@ -38,14 +38,28 @@ class BatchLoss(Protocol):
         """Return the reduced loss, a scalar."""
 
     def parts(self, logits: Tensor, targets: Any, mask: Any = None) -> Parts:
-        """Return for each group the summed loss and the denominator."""
+        """Return for each group the summed loss and the denominator.
+
+        Args:
+            logits: (N, L), any floating point.
+            targets: (N, L) in [0, 1]: torch, NumPy or SciPy sparse.
+            mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        """
 
     def denominators(self, targets: Any, mask: Any = None) -> dict[str, Tensor]:
-        """Return the denominator of each group."""
+        """Return the denominator of each group.
+
+        Args:
+            targets: (N, L) in [0, 1]: torch, NumPy or SciPy sparse.
+            mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        """
 
 
 def total(*batches: Parts) -> Tensor:
     """Return the loss of one or more batches together, from their `parts`: that of the batches concatenated.
+
+    Args:
+        batches: What `parts` of one loss returned for each batch: group to summed loss and denominator.
 
     Example:
         >>> total({"tags": (torch.tensor(6.0), torch.tensor(4))}, {"tags": (torch.tensor(2.0), torch.tensor(4))})
@@ -60,10 +74,14 @@ def total(*batches: Parts) -> Tensor:
 
 
 def begin_epoch(loss: Any, epoch: int) -> None:
-    """Tell a loss, and every loss inside it, which epoch begins, counted from 0, where it wants to know.
+    """Tell a loss, and every loss inside it, which epoch begins where it wants to know.
 
     Training calls this before each epoch, so that what a loss does follows from the epoch alone: a resumed training
     goes on as if it had never stopped. A loss of your own is told by a method `begin_epoch(epoch)`.
+
+    Args:
+        loss: A loss; one that does not want to know is left as it is.
+        epoch: The epoch's number, from 0.
 
     Example:
         >>> from mlabel.losses import Loss, splc

@@ -99,6 +99,9 @@ def create(
 def options_of(name: str) -> dict[str, Any]:
     """Return the options of a named loss and their defaults.
 
+    Args:
+        name: The loss's name, as `create` takes it.
+
     Raises:
         ValueError: an unknown name.
 

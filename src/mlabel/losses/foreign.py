@@ -48,11 +48,17 @@ class ForeignLoss(nn.Module):
         self.fn, self.exclusive = fn, exclusive
 
     def forward(self, logits: Tensor, targets: Any, mask: Any = None) -> Tensor:
-        """Return the loss, a scalar."""
+        """Return the loss, a scalar; `logits`, `targets` and `mask` are those of `parts`."""
         return total(self.parts(logits, targets, mask))
 
     def parts(self, logits: Tensor, targets: Any, mask: Any = None) -> Parts:
-        """Return {"all": (mean x denominator, denominator)}, the denominator being known rows or entries."""
+        """Return {"all": (mean x denominator, denominator)}, the denominator being known rows or entries.
+
+        Args:
+            logits: (N, L), any floating point.
+            targets: (N, L) in [0, 1]: torch, NumPy or SciPy sparse.
+            mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        """
         targets = as_matrix(targets, logits.shape[1])
         known = self._known(targets, mask, logits.device)
         found = as_targets(targets, logits, known[:, None] if self.exclusive and known is not None else known)
@@ -61,7 +67,16 @@ class ForeignLoss(nn.Module):
         return {ALL: (value, self._denominator(found, known, logits.device))}
 
     def denominators(self, targets: Any, mask: Any = None, *, num_labels: int | None = None) -> dict[str, Tensor]:
-        """Return {"all": denominator}, int64; `num_labels` is L, which index lists do not say by themselves."""
+        """Return {"all": denominator}, int64.
+
+        Args:
+            targets: As in `parts`, or for each row the list of its labels.
+            mask: As in `parts`.
+            num_labels: L, which lists do not say by themselves.
+
+        Raises:
+            ValueError: lists without `num_labels`.
+        """
         if isinstance(targets, (list, tuple)):
             num_labels = mask.shape[1] if num_labels is None and mask is not None else num_labels
             if num_labels is None and not self.exclusive:

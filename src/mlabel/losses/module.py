@@ -67,6 +67,7 @@ class Loss(nn.Module):
 
     Raises:
         ValueError: an unknown reduction, weights that are negative or not finite, or an option out of its range.
+        TypeError: no function of logits and targets.
 
     Example:
         >>> from functools import partial
@@ -132,7 +133,16 @@ class Loss(nn.Module):
         return values
 
     def parts(self, logits: Tensor, targets: Any, mask: Any = None) -> Parts:
-        """Return {"all": (summed loss, denominator)}, of `two_way` {"samples": ..., "labels": ...}; see `total`."""
+        """Return {"all": (summed loss, denominator)}, of `two_way` {"samples": ..., "labels": ...}; see `total`.
+
+        Args:
+            logits: (N, L), any floating point.
+            targets: (N, L) in [0, 1]: torch, NumPy or SciPy sparse.
+            mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+
+        Raises:
+            ValueError: a loss with reduction "none", or arguments of other shapes or values.
+        """
         if self.reduction == "none":
             raise ValueError(
                 "a loss with reduction 'none' has no sum and denominator; reduce it: mean, batchmean or sum"

@@ -75,6 +75,11 @@ class PerGroup(nn.Module):
         """Return for each group its scale times its summed loss, and its denominator; see `total`.
 
         A group whose loss has several parts has a key for each, such as "tags/samples" and "tags/labels".
+
+        Args:
+            logits: (N, L), any floating point.
+            targets: (N, L) in [0, 1]: torch, NumPy or SciPy sparse.
+            mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
         """
         self._check_columns(logits)
         mask = as_known(mask, tuple(logits.shape), logits.device)
@@ -89,7 +94,12 @@ class PerGroup(nn.Module):
         return parts
 
     def denominators(self, targets: Any, mask: Any = None) -> dict[str, Tensor]:
-        """Return each group's denominator, int64: the second half of `parts`, which needs no logits."""
+        """Return each group's denominator, int64: the second half of `parts`, which needs no logits.
+
+        Args:
+            targets: (N, L) in [0, 1]: torch, NumPy or SciPy sparse.
+            mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        """
         targets = as_matrix(targets, self.space.num_labels)
         self._check_columns(targets)
         device = targets.device if isinstance(targets, Tensor) else torch.device("cpu")
@@ -150,6 +160,10 @@ def as_loss(loss: Any, space: LabelSpace) -> BatchLoss:
     floating-point targets (N, L); a result (N, L) is masked and averaged over known entries, a scalar or a value a row
     is an error while something is unknown. In a space of one group it is that group's loss, as in `PerGroup`: if the
     group is exclusive, it gets the known rows with int64 classes.
+
+    Args:
+        loss: A loss of this package, or a module or function of logits and targets.
+        space: The columns' meaning.
 
     Raises:
         TypeError: not a loss.

@@ -30,6 +30,13 @@ class Difference(NamedTuple):
         low: The lower end of the difference's interval.
         high: The upper end.
         p_value: Two-sided, of no difference: see `compare`.
+
+    Example:
+        >>> from mlabel.metrics import compare
+        >>> scores = np.array([[0.9], [0.2], [0.8], [0.4]])
+        >>> found = compare(scores, 1 - scores, [[1], [0], [1], [0]], metrics=["macro_f1"], resamples=20)
+        >>> isinstance(found["macro_f1"], Difference), found["macro_f1"].difference
+        (True, 1.0)
     """
 
     first: Any

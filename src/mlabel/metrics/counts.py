@@ -72,6 +72,10 @@ class Counts(_Confusion):
 
     Counts of disjoint samples add up: `a + b`, or `sum(parts)`.
 
+    Raises:
+        ValueError: arrays that are not one-dimensional, of integers and of one length; or, added, counts of another
+            number of labels.
+
     Attributes:
         tp: Positives decided positive.
         fp: Negatives decided positive.
@@ -107,14 +111,26 @@ class Counts(_Confusion):
         return Counts(*(np.array([array.sum()]) for array in (self.tp, self.fp, self.fn, self.tn)))
 
     def take(self, columns: slice | np.ndarray) -> Counts:
-        """Return the counts of some of the labels."""
+        """Return the counts of the labels at `columns`, a slice or an integer or bool array."""
         return Counts(self.tp[columns], self.fp[columns], self.fn[columns], self.tn[columns])
 
 
 class SampleCounts(_Confusion):
-    """Confusion counts of N samples over all labels, int64 arrays (N,), with the attributes of `Counts`.
+    """Confusion counts of N samples over all labels, int64 arrays (N,).
 
     They do not add up as `Counts` do: other samples are other rows.
+
+    Raises:
+        ValueError: arrays that are not one-dimensional, of integers and of one length.
+
+    Attributes:
+        tp: Its labels decided so.
+        fp: Labels that it has not, decided positive.
+        fn: Its labels decided negative.
+        tn: Labels that it has not, decided so.
+        support: tp + fn.
+        predicted: tp + fp.
+        known: All four.
     """
 
 
@@ -138,7 +154,22 @@ def confusion_counts(decisions: Any, targets: Any, mask: Any = None) -> Counts:
 
 
 def sample_counts(decisions: Any, targets: Any, mask: Any = None) -> SampleCounts:
-    """Return the confusion counts of every sample; arguments and errors are those of `confusion_counts`."""
+    """Return the confusion counts of every sample.
+
+    Args:
+        decisions: (N, L) bool or 0/1: NumPy, torch or SciPy sparse.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+
+    Raises:
+        TypeError: decisions that are neither bool nor integers.
+        ValueError: shapes that differ, or values other than 0 and 1.
+
+    Example:
+        >>> counts = sample_counts([[1, 0], [1, 1]], [[1, 0], [0, 1]])
+        >>> counts.tp, counts.fp
+        (array([1, 1]), array([0, 1]))
+    """
     return _counts_of(decisions, targets, mask)[1]
 
 

@@ -97,7 +97,7 @@ class Evaluation(Mapping[str, float]):
         return [{key: _plain(array[row]) for key, array in columns.items()} for row in order[:limit]]
 
     def label_table(self, sort: str = "support", limit: int | None = None) -> str:
-        """Return a table of the labels as text, one a line; arguments are those of `label_rows`."""
+        """Return a table of the labels as text, one a line; `sort` and `limit` are those of `label_rows`."""
         keys = ("name", "support", "threshold", "precision", "recall", "f1", "ap", "auroc")
         rows = [[_shown(row[key]) for key in keys] for row in self.label_rows(sort, limit)]
         return _aligned([list(keys), *rows])

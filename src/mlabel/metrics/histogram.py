@@ -113,10 +113,11 @@ class ScoreHistogram:
         self.num_samples += len(held)
 
     def merge(self, other: ScoreHistogram) -> None:
-        """Add what another histogram counted, of other samples of the same labels.
+        """Add what `other` counted, a histogram of other samples of the same labels.
 
         Raises:
             ValueError: another number of labels or of bins.
+            TypeError: something else than a histogram.
         """
         if not isinstance(other, ScoreHistogram):
             raise TypeError(f"a ScoreHistogram was wanted; got {type(other).__name__}")
@@ -217,7 +218,7 @@ class ScoreHistogram:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the counts into a safetensors file."""
+        """Write the counts into `path`, a safetensors file."""
         state = self.to_dict()
         texts = {"format": state["format"], "num_samples": str(state["num_samples"])}
         tensors = {name: state[name] for name in _ARRAYS}
@@ -225,7 +226,7 @@ class ScoreHistogram:
 
     @classmethod
     def load(cls, path: str | Path) -> ScoreHistogram:
-        """Return the histogram saved in a file.
+        """Return the histogram saved in the file `path`.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -253,7 +254,7 @@ class ScoreHistogram:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ScoreHistogram:
-        """Return the histogram that `to_dict` described; the arrays may come as lists or tensors, too.
+        """Return the histogram that `to_dict` described as `data`; the arrays may come as lists or tensors, too.
 
         Raises:
             DataError: not of that form, or counts that no scores can have.

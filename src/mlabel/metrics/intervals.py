@@ -30,6 +30,13 @@ class Interval(NamedTuple):
         value: Of all samples.
         low: The lower end.
         high: The upper end.
+
+    Example:
+        >>> from mlabel.metrics import bootstrap
+        >>> scores, targets = [[0.9], [0.2], [0.8], [0.4]], [[1], [0], [1], [1]]
+        >>> value, low, high = bootstrap(scores, targets, metrics=["macro_f1"], resamples=50)["macro_f1"]
+        >>> low <= value <= high
+        True
     """
 
     value: Any
@@ -91,7 +98,7 @@ class Intervals(Mapping[str, Interval]):
         return _aligned([["metric", *Interval._fields], *rows])
 
     def label_rows(self, metric: str = "f1") -> list[dict[str, Any]]:
-        """Return one dictionary a label: name, value, low, high; None where that is NaN.
+        """Return one dictionary a label, of the statistic `metric`: name, value, low, high; None where that is NaN.
 
         Raises:
             ValueError: no such statistic of labels.

@@ -44,7 +44,15 @@ def log_loss(scores: Any, targets: Any, mask: Any = None, *, average: str | None
     """Return the mean of -log of the probability that was given to what is so (Good, 1952).
 
     Scores are first brought into [eps, 1 - eps], eps being that of their floating-point type, as in scikit-learn.
-    Arguments and errors are those of `brier_score`.
+
+    Args:
+        scores: (N, L) in [0, 1]: NumPy or torch.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        average: micro, macro, weighted, or None for an array (L,).
+
+    Raises:
+        ValueError: scores that are not finite or outside [0, 1], shapes that differ, or an unknown average.
 
     Example:
         >>> round(log_loss([[0.5], [0.25]], [[1], [0]]), 4)
@@ -62,11 +70,15 @@ def expected_calibration_error(
     b / bins to below (b + 1) / bins, the last one 1 besides. `micro` pools the bins of all labels.
 
     Args:
-        scores: As in `brier_score`, like the arguments not named here.
-        targets: The same.
-        mask: The same.
+        scores: (N, L) in [0, 1]: NumPy or torch.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
         bins: How many bins of equal width, 1 or more.
-        average: As in `brier_score`.
+        average: micro, macro, weighted, or None for an array (L,).
+
+    Raises:
+        ValueError: scores that are not finite or outside [0, 1], shapes that differ, an unknown average, or bins below
+            1.
 
     Example:
         >>> expected_calibration_error([[0.75], [0.75], [0.25]], [[1], [1], [0]], bins=2)

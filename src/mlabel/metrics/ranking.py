@@ -96,8 +96,17 @@ def auroc(
 ) -> float | np.ndarray:
     """Return the area under the ROC curve: the share of (positive, negative) pairs in right order, ties one half.
 
-    Arguments and errors are those of `average_precision`; `zero_division` is what a label without positives or
-    without negatives has. The formula is that of Mann and Whitney (1947).
+     The formula is that of Mann and Whitney (1947).
+
+    Args:
+        scores: (N, L) finite: NumPy or torch.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        average: micro (all entries as one label), macro, weighted (by positives), or None for an array (L,).
+        zero_division: What a label without positives or without negatives has: nan (and is left out), 0 or 1.
+
+    Raises:
+        ValueError: scores that are not finite, shapes that differ, or an unknown average.
 
     Example:
         >>> auroc([[0.9], [0.8], [0.1], [0.1]], [[1], [0], [1], [0]])
@@ -122,12 +131,15 @@ def log_auc(
     one half.
 
     Args:
-        scores: As in `average_precision`, like the arguments not named here.
-        targets: The same.
-        mask: The same.
+        scores: (N, L) finite: NumPy or torch.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
         fpr_range: The lowest and the highest rate, above 0 and at most 1.
-        average: The same.
-        zero_division: What a label without positives or without negatives has.
+        average: micro (all entries as one label), macro, weighted (by positives), or None for an array (L,).
+        zero_division: What a label without positives or without negatives has: nan (and is left out), 0 or 1.
+
+    Raises:
+        ValueError: scores that are not finite, shapes that differ, an unknown average, or a range out of (0, 1].
 
     Example:
         >>> log_auc([[0.9], [0.8], [0.1]], [[0], [1], [0]], fpr_range=(0.25, 1.0))
@@ -145,8 +157,18 @@ def break_even(
 ) -> float | np.ndarray:
     """Return precision at the threshold where it equals recall, the P = R point (R-precision).
 
-    There, as many are decided positive as there are positives (Manning, Raghavan and Schütze, 2008). Of equal
-    scores that are cut at that number, each has the same share. Arguments and errors are those of `average_precision`.
+    There, as many are decided positive as there are positives (Manning, Raghavan and Schütze, 2008). Of equal scores
+    that are cut at that number, each has the same share.
+
+    Args:
+        scores: (N, L) finite: NumPy or torch.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        average: micro (all entries as one label), macro, weighted (by positives), or None for an array (L,).
+        zero_division: What a label without positives has: nan (and is left out), 0 or 1.
+
+    Raises:
+        ValueError: scores that are not finite, shapes that differ, or an unknown average.
 
     Example:
         >>> break_even([[0.9], [0.8], [0.7], [0.1]], [[1], [0], [1], [0]])
@@ -164,9 +186,18 @@ def precision_at_recall(
     average: str | None = "macro",
     zero_division: float = math.nan,
 ) -> float | np.ndarray:
-    """Return the highest precision of any threshold whose recall is at least `recall`, in [0, 1].
+    """Return the highest precision of any threshold whose recall is at least `recall`.
 
-    Other arguments and errors are those of `average_precision`.
+    Args:
+        scores: (N, L) finite: NumPy or torch.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        recall: The lowest recall that will do, in [0, 1].
+        average: micro (all entries as one label), macro, weighted (by positives), or None for an array (L,).
+        zero_division: What a label without positives has: nan (and is left out), 0 or 1.
+
+    Raises:
+        ValueError: scores that are not finite, shapes that differ, an unknown average, or a recall out of [0, 1].
 
     Example:
         >>> precision_at_recall([[0.9], [0.8], [0.7], [0.1]], [[1], [0], [1], [0]], recall=0.5)
@@ -186,9 +217,18 @@ def recall_at_precision(
     average: str | None = "macro",
     zero_division: float = math.nan,
 ) -> float | np.ndarray:
-    """Return the highest recall of any threshold whose precision is at least `precision`, in [0, 1]; 0 where none has.
+    """Return the highest recall of any threshold whose precision is at least `precision`; 0 where none has.
 
-    Other arguments and errors are those of `average_precision`.
+    Args:
+        scores: (N, L) finite: NumPy or torch.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        precision: The lowest precision that will do, in [0, 1].
+        average: micro (all entries as one label), macro, weighted (by positives), or None for an array (L,).
+        zero_division: What a label without positives has: nan (and is left out), 0 or 1.
+
+    Raises:
+        ValueError: scores that are not finite, shapes that differ, an unknown average, or a precision out of [0, 1].
 
     Example:
         >>> recall_at_precision([[0.9], [0.8], [0.7], [0.1]], [[1], [0], [1], [0]], precision=0.9)
@@ -222,8 +262,16 @@ def label_ranking_average_precision(scores: Any, targets: Any, mask: Any = None)
 def coverage_error(scores: Any, targets: Any, mask: Any = None) -> float:
     """Return how many labels, best scores first, a sample must be given until all its labels are among them.
 
-    The mean over samples (Tsoumakas, Katakis and Vlahavas, 2010); a sample without labels has 0, and ties count
-    against it. Arguments and errors are those of `label_ranking_average_precision`.
+    The mean over samples (Tsoumakas, Katakis and Vlahavas, 2010); a sample without labels has 0, and ties count against
+    it.
+
+    Args:
+        scores: (N, L) finite: NumPy or torch.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+
+    Raises:
+        ValueError: scores that are not finite, or shapes that differ.
 
     Example:
         >>> coverage_error([[0.75, 0.5, 1.0]], [[1, 0, 0]])
@@ -235,8 +283,15 @@ def coverage_error(scores: Any, targets: Any, mask: Any = None) -> float:
 def ranking_loss(scores: Any, targets: Any, mask: Any = None) -> float:
     """Return the share of a sample's (label it has, label it has not) pairs in wrong order; a tie is wrong.
 
-    The mean over samples (Tsoumakas, Katakis and Vlahavas, 2010); a sample without such pairs has 0. Arguments and
-    errors are those of `label_ranking_average_precision`.
+    The mean over samples (Tsoumakas, Katakis and Vlahavas, 2010); a sample without such pairs has 0.
+
+    Args:
+        scores: (N, L) finite: NumPy or torch.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+
+    Raises:
+        ValueError: scores that are not finite, or shapes that differ.
 
     Example:
         >>> ranking_loss([[0.75, 0.5, 1.0]], [[1, 0, 0]])

@@ -222,7 +222,7 @@ def _score(formula: Ratio, data: tuple[Any, Any, Any], average: str | None, zero
 def precision(
     decisions: Any, targets: Any, mask: Any = None, *, average: str | None = "macro", zero_division: float = math.nan
 ) -> float | np.ndarray:
-    """Return tp / (tp + fp): how much of what was decided positive is so.
+    """Return tp / (tp + fp): how much of what was decided positive is so (van Rijsbergen, 1979).
 
     Args:
         decisions: (N, L) bool or 0/1: NumPy, torch or SciPy sparse.
@@ -245,7 +245,18 @@ def precision(
 def recall(
     decisions: Any, targets: Any, mask: Any = None, *, average: str | None = "macro", zero_division: float = math.nan
 ) -> float | np.ndarray:
-    """Return tp / (tp + fn): how much of what is positive was decided so. Arguments as in `precision`.
+    """Return tp / (tp + fn): how much of what is positive was decided so (van Rijsbergen, 1979).
+
+    Args:
+        decisions: (N, L) bool or 0/1: NumPy, torch or SciPy sparse.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        average: micro, macro, weighted, samples, or None for an array (L,).
+        zero_division: nan (what is undefined is left out; see the head of this module), or 0 or 1 for 0/0.
+
+    Raises:
+        TypeError: decisions that are neither bool nor integers.
+        ValueError: shapes that differ, values other than 0 and 1, or an unknown average.
 
     Example:
         >>> recall([[1, 1], [0, 0]], [[1, 0], [1, 0]], average=None)
@@ -266,12 +277,16 @@ def f_beta(
     """Return (1 + beta²) tp / ((1 + beta²) tp + beta² fn + fp) (van Rijsbergen, 1979).
 
     Args:
-        decisions: As in `precision`, like the arguments not named here.
-        targets: The same.
-        mask: The same.
+        decisions: (N, L) bool or 0/1: NumPy, torch or SciPy sparse.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
         beta: How many times as important recall is as precision; above 0.
-        average: As in `precision`.
-        zero_division: As in `precision`.
+        average: micro, macro, weighted, samples, or None for an array (L,).
+        zero_division: nan (what is undefined is left out; see the head of this module), or 0 or 1 for 0/0.
+
+    Raises:
+        TypeError: decisions that are neither bool nor integers.
+        ValueError: shapes that differ, values other than 0 and 1, an unknown average, or a beta of 0 or below.
 
     Example:
         >>> round(f_beta([[1], [0]], [[1], [1]], beta=2.0), 4)
@@ -284,7 +299,18 @@ def f_beta(
 def f1(
     decisions: Any, targets: Any, mask: Any = None, *, average: str | None = "macro", zero_division: float = math.nan
 ) -> float | np.ndarray:
-    """Return 2 tp / (2 tp + fn + fp), the harmonic mean of precision and recall. Arguments as in `precision`.
+    """Return 2 tp / (2 tp + fn + fp), the harmonic mean of precision and recall (van Rijsbergen, 1979).
+
+    Args:
+        decisions: (N, L) bool or 0/1: NumPy, torch or SciPy sparse.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        average: micro, macro, weighted, samples, or None for an array (L,).
+        zero_division: nan (what is undefined is left out; see the head of this module), or 0 or 1 for 0/0.
+
+    Raises:
+        TypeError: decisions that are neither bool nor integers.
+        ValueError: shapes that differ, values other than 0 and 1, or an unknown average.
 
     Example:
         >>> f1([[1, 0], [1, 0]], [[1, 0], [1, 1]], average="macro")
@@ -296,7 +322,18 @@ def f1(
 def jaccard(
     decisions: Any, targets: Any, mask: Any = None, *, average: str | None = "macro", zero_division: float = math.nan
 ) -> float | np.ndarray:
-    """Return tp / (tp + fp + fn), intersection over union (Jaccard, 1912). Arguments as in `precision`.
+    """Return tp / (tp + fp + fn), intersection over union (Jaccard, 1912).
+
+    Args:
+        decisions: (N, L) bool or 0/1: NumPy, torch or SciPy sparse.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        average: micro, macro, weighted, samples, or None for an array (L,).
+        zero_division: nan (what is undefined is left out; see the head of this module), or 0 or 1 for 0/0.
+
+    Raises:
+        TypeError: decisions that are neither bool nor integers.
+        ValueError: shapes that differ, values other than 0 and 1, or an unknown average.
 
     Example:
         >>> jaccard([[1, 1, 0]], [[1, 0, 0]], average="samples")
@@ -308,7 +345,18 @@ def jaccard(
 def specificity(
     decisions: Any, targets: Any, mask: Any = None, *, average: str | None = "macro", zero_division: float = math.nan
 ) -> float | np.ndarray:
-    """Return tn / (tn + fp): how much of what is negative was decided so. Arguments as in `precision`.
+    """Return tn / (tn + fp): how much of what is negative was decided so (Yerushalmy, 1947).
+
+    Args:
+        decisions: (N, L) bool or 0/1: NumPy, torch or SciPy sparse.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        average: micro, macro, weighted, samples, or None for an array (L,).
+        zero_division: nan (what is undefined is left out; see the head of this module), or 0 or 1 for 0/0.
+
+    Raises:
+        TypeError: decisions that are neither bool nor integers.
+        ValueError: shapes that differ, values other than 0 and 1, or an unknown average.
 
     Example:
         >>> specificity([[1], [0]], [[0], [0]])
@@ -322,7 +370,16 @@ def npv(
 ) -> float | np.ndarray:
     """Return tn / (tn + fn), the negative predictive value: how much of what was decided negative is so.
 
-    Arguments as in `precision`.
+    Args:
+        decisions: (N, L) bool or 0/1: NumPy, torch or SciPy sparse.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        average: micro, macro, weighted, samples, or None for an array (L,).
+        zero_division: nan (what is undefined is left out; see the head of this module), or 0 or 1 for 0/0.
+
+    Raises:
+        TypeError: decisions that are neither bool nor integers.
+        ValueError: shapes that differ, values other than 0 and 1, or an unknown average.
 
     Example:
         >>> npv([[1], [0], [0]], [[0], [0], [1]])
@@ -334,7 +391,18 @@ def npv(
 def balanced_accuracy(
     decisions: Any, targets: Any, mask: Any = None, *, average: str | None = "macro", zero_division: float = math.nan
 ) -> float | np.ndarray:
-    """Return the mean of recall and specificity (Brodersen et al., 2010). Arguments as in `precision`.
+    """Return the mean of recall and specificity (Brodersen et al., 2010).
+
+    Args:
+        decisions: (N, L) bool or 0/1: NumPy, torch or SciPy sparse.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        average: micro, macro, weighted, samples, or None for an array (L,).
+        zero_division: nan (what is undefined is left out; see the head of this module), or 0 or 1 for 0/0.
+
+    Raises:
+        TypeError: decisions that are neither bool nor integers.
+        ValueError: shapes that differ, values other than 0 and 1, or an unknown average.
 
     Example:
         >>> round(balanced_accuracy([[1], [0], [0], [1]], [[1], [0], [0], [0]]), 4)
@@ -346,7 +414,18 @@ def balanced_accuracy(
 def g_mean(
     decisions: Any, targets: Any, mask: Any = None, *, average: str | None = "macro", zero_division: float = math.nan
 ) -> float | np.ndarray:
-    """Return the root of recall times specificity (Kubat and Matwin, 1997). Arguments as in `precision`.
+    """Return the root of recall times specificity (Kubat and Matwin, 1997).
+
+    Args:
+        decisions: (N, L) bool or 0/1: NumPy, torch or SciPy sparse.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        average: micro, macro, weighted, samples, or None for an array (L,).
+        zero_division: nan (what is undefined is left out; see the head of this module), or 0 or 1 for 0/0.
+
+    Raises:
+        TypeError: decisions that are neither bool nor integers.
+        ValueError: shapes that differ, values other than 0 and 1, or an unknown average.
 
     Example:
         >>> round(g_mean([[1], [0], [0], [1], [1]], [[1], [0], [0], [0], [0]]), 4)
@@ -360,7 +439,18 @@ def mcc(
 ) -> float | np.ndarray:
     """Return the correlation of decisions and targets (Matthews, 1975), in [-1, 1].
 
-    (tp tn - fp fn) / sqrt((tp + fp) (tp + fn) (tn + fp) (tn + fn)). Arguments as in `precision`.
+    (tp tn - fp fn) / sqrt((tp + fp) (tp + fn) (tn + fp) (tn + fn)).
+
+    Args:
+        decisions: (N, L) bool or 0/1: NumPy, torch or SciPy sparse.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        average: micro, macro, weighted, samples, or None for an array (L,).
+        zero_division: nan (what is undefined is left out; see the head of this module), or 0 or 1 for 0/0.
+
+    Raises:
+        TypeError: decisions that are neither bool nor integers.
+        ValueError: shapes that differ, values other than 0 and 1, or an unknown average.
 
     Example:
         >>> round(mcc([[1], [1], [0], [0]], [[1], [0], [0], [0]]), 4)
@@ -374,7 +464,18 @@ def kappa(
 ) -> float | np.ndarray:
     """Return how far decisions and targets agree beyond chance (Cohen, 1960): 1 always, 0 as by chance.
 
-    2 (tp tn - fp fn) / ((tp + fp) (fp + tn) + (tp + fn) (fn + tn)). Arguments as in `precision`.
+    2 (tp tn - fp fn) / ((tp + fp) (fp + tn) + (tp + fn) (fn + tn)).
+
+    Args:
+        decisions: (N, L) bool or 0/1: NumPy, torch or SciPy sparse.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        average: micro, macro, weighted, samples, or None for an array (L,).
+        zero_division: nan (what is undefined is left out; see the head of this module), or 0 or 1 for 0/0.
+
+    Raises:
+        TypeError: decisions that are neither bool nor integers.
+        ValueError: shapes that differ, values other than 0 and 1, or an unknown average.
 
     Example:
         >>> kappa([[1], [1], [0], [0]], [[1], [0], [0], [0]])
@@ -386,7 +487,18 @@ def kappa(
 def label_accuracy(
     decisions: Any, targets: Any, mask: Any = None, *, average: str | None = None, zero_division: float = math.nan
 ) -> float | np.ndarray:
-    """Return (tp + tn) / known of each label, or an average of it. Arguments as in `precision`.
+    """Return (tp + tn) / known of each label, or an average of it.
+
+    Args:
+        decisions: (N, L) bool or 0/1: NumPy, torch or SciPy sparse.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        average: micro, macro, weighted, samples, or None for an array (L,).
+        zero_division: nan (what is undefined is left out; see the head of this module), or 0 or 1 for 0/0.
+
+    Raises:
+        TypeError: decisions that are neither bool nor integers.
+        ValueError: shapes that differ, values other than 0 and 1, or an unknown average.
 
     Example:
         >>> label_accuracy([[1, 0], [1, 1]], [[1, 1], [1, 1]])
@@ -401,6 +513,16 @@ def example_accuracy(decisions: Any, targets: Any, mask: Any = None, *, zero_div
     The Jaccard index of samples under its name of multi-label work. A sample with neither labels nor decisions has
     `zero_division`: 0 as in scikit-learn, 1 as in MULAN.
 
+    Args:
+        decisions: (N, L) bool or 0/1: NumPy, torch or SciPy sparse.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        zero_division: What a sample with neither labels nor decisions has: 0 or 1.
+
+    Raises:
+        TypeError: decisions that are neither bool nor integers.
+        ValueError: shapes that differ, or values other than 0 and 1.
+
     Example:
         >>> example_accuracy([[1, 1, 0], [0, 0, 0]], [[1, 0, 0], [0, 0, 0]], zero_division=1)
         0.75
@@ -410,6 +532,15 @@ def example_accuracy(decisions: Any, targets: Any, mask: Any = None, *, zero_div
 
 def hamming_loss(decisions: Any, targets: Any, mask: Any = None) -> float:
     """Return the share of wrong decisions among all known entries (Schapire and Singer, 1999); NaN of nothing.
+
+    Args:
+        decisions: (N, L) bool or 0/1: NumPy, torch or SciPy sparse.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+
+    Raises:
+        TypeError: decisions that are neither bool nor integers.
+        ValueError: shapes that differ, or values other than 0 and 1.
 
     Example:
         >>> hamming_loss([[1, 0], [1, 1]], [[1, 1], [1, 1]])
@@ -422,6 +553,15 @@ def exact_match(decisions: Any, targets: Any, mask: Any = None) -> float:
     """Return the share of samples whose known entries are all decided right.
 
     Subset accuracy (Ghamrawi and McCallum, 2005). Samples of which nothing is known are left out.
+
+    Args:
+        decisions: (N, L) bool or 0/1: NumPy, torch or SciPy sparse.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+
+    Raises:
+        TypeError: decisions that are neither bool nor integers.
+        ValueError: shapes that differ, or values other than 0 and 1.
 
     Example:
         >>> exact_match([[1, 0], [1, 1]], [[1, 1], [1, 1]])
@@ -438,6 +578,10 @@ def mean_class_accuracy(decisions: Any, targets: Any, mask: Any = None, *, zero_
         targets: (N, K), one positive in each known row.
         mask: None, dense bool (True = known) or sparse bool (True = unknown).
         zero_division: nan leaves a class without samples out; 0 or 1 lets it count as that.
+
+    Raises:
+        TypeError: decisions that are neither bool nor integers.
+        ValueError: shapes that differ, or values other than 0 and 1.
 
     Example:
         >>> mean_class_accuracy([[1, 0, 0], [0, 1, 0]], [[1, 0, 0], [1, 0, 0]])

@@ -91,7 +91,10 @@ def frequency_rows(
 
 
 def rows_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return rows, dictionaries of the same keys, as aligned text with a header.
+    """Return rows as aligned text with a header.
+
+    Args:
+        rows: One dictionary a line, column name to value; none gives no text.
 
     Example:
         >>> print(rows_table([{"tier": "head", "f1": 0.75}, {"tier": "tail", "f1": None}]))

@@ -52,10 +52,13 @@ def precision_at_k(scores: Any, targets: Any, mask: Any = None, *, k: int) -> fl
     Reference: Manning, Raghavan and Schütze (2008).
 
     Args:
-        scores: As in `one_error`, like the arguments not named here.
-        targets: The same.
-        mask: The same.
+        scores: (N, L) finite: NumPy or torch.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
         k: How many labels a sample is given, 1 or more.
+
+    Raises:
+        ValueError: scores that are not finite, shapes that differ, or k below 1.
 
     Example:
         >>> precision_at_k([[0.9, 0.5, 0.1], [0.1, 0.2, 0.3]], [[1, 1, 0], [1, 0, 0]], k=2)
@@ -66,7 +69,16 @@ def precision_at_k(scores: Any, targets: Any, mask: Any = None, *, k: int) -> fl
 
 
 def recall_at_k(scores: Any, targets: Any, mask: Any = None, *, k: int) -> float:
-    """Return how much of a sample's labels are among its k highest scores. Arguments as in `precision_at_k`.
+    """Return how much of a sample's labels are among its k highest scores (Manning, Raghavan and Schütze, 2008).
+
+    Args:
+        scores: (N, L) finite: NumPy or torch.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        k: How many labels a sample is given, 1 or more.
+
+    Raises:
+        ValueError: scores that are not finite, shapes that differ, or k below 1.
 
     Example:
         >>> recall_at_k([[0.9, 0.5, 0.1], [0.1, 0.2, 0.3]], [[1, 1, 0], [0, 0, 1]], k=1)
@@ -79,7 +91,16 @@ def recall_at_k(scores: Any, targets: Any, mask: Any = None, *, k: int) -> float
 def ndcg_at_k(scores: Any, targets: Any, mask: Any = None, *, k: int) -> float:
     """Return the gain of a sample's k highest scores, 1 / log2(1 + place) for each label it has, over the best one.
 
-    Arguments as in `precision_at_k`. Reference: Järvelin and Kekäläinen (2002); for ties McSherry and Najork (2008).
+     Reference: Järvelin and Kekäläinen (2002); for ties McSherry and Najork (2008).
+
+    Args:
+        scores: (N, L) finite: NumPy or torch.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        k: How many labels a sample is given, 1 or more.
+
+    Raises:
+        ValueError: scores that are not finite, shapes that differ, or k below 1.
 
     Example:
         >>> round(ndcg_at_k([[0.9, 0.5, 0.1]], [[0, 1, 0]], k=2), 4)
@@ -127,9 +148,9 @@ def propensity_scored_precision_at_k(
     heaviest labels first (Jain, Prabhu and Varma, 2016). NaN where no sample has a label.
 
     Args:
-        scores: As in `one_error`, like the arguments not named here.
-        targets: The same.
-        mask: The same.
+        scores: (N, L) finite: NumPy or torch.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
         propensities: (L,) in (0, 1], from `propensities` of the training counts.
         k: How many labels a sample is given, 1 or more.
 
@@ -146,7 +167,18 @@ def propensity_scored_precision_at_k(
 def propensity_scored_ndcg_at_k(scores: Any, targets: Any, mask: Any = None, *, propensities: Any, k: int) -> float:
     """Return the discounted gain at k in which a label counts 1 / propensity, over the highest that is possible.
 
-    As `propensity_scored_precision_at_k`, with each place's share 1 / log2(1 + place).
+    As `propensity_scored_precision_at_k`, with each place's share 1 / log2(1 + place) (Jain, Prabhu and Varma, 2016).
+    NaN where no sample has a label.
+
+    Args:
+        scores: (N, L) finite: NumPy or torch.
+        targets: (N, L) 0/1: NumPy, torch or SciPy sparse.
+        mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+        propensities: (L,) in (0, 1], from `propensities` of the training counts.
+        k: How many labels a sample is given, 1 or more.
+
+    Raises:
+        ValueError: k below 1, or propensities of another shape or outside (0, 1], besides what `one_error` raises.
 
     Example:
         >>> value = propensity_scored_ndcg_at_k([[0.9, 0.5]], [[1, 1]], propensities=[1.0, 0.25], k=2)

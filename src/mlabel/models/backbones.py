@@ -78,6 +78,12 @@ def create_backbone(name: str, *, in_channels: int = 3, image_size: tuple[int, i
     Raises:
         ValueError: no such name, or the network cannot take images of that size.
         ImportError: a network of timm, and timm is not installed.
+
+    Example:
+        >>> import torch
+        >>> backbone = create_backbone("small_cnn", image_size=(32, 32))
+        >>> backbone(torch.zeros(4, 3, 32, 32)).shape == (4, backbone.num_features)
+        True
     """
     build = partial(build_timm, name) if is_timm(name) else resolve(name, BACKBONES, "backbone")
     try:

@@ -44,6 +44,12 @@ class Preprocess(nn.Module):
         self._fill(None)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return float32 images (N, C, H, W), normalised, of `images` uint8 or floating in [0, 1].
+
+        Raises:
+            ValueError: another shape.
+            TypeError: images neither uint8 nor floating.
+        """
         channels = len(self.mean)
         if images.ndim != 4 or images.shape[1] != channels:
             raise ValueError(
@@ -58,6 +64,7 @@ class Preprocess(nn.Module):
         raise TypeError(f"images must be uint8, or floating in [0, 1]; got {images.dtype}")
 
     def extra_repr(self) -> str:
+        """Return what `repr` shows of the layer."""
         return f"mean={self.mean}, std={self.std}"
 
     def _fill(self, device: torch.device | None) -> None:
@@ -100,6 +107,10 @@ class Classifier(nn.Module):
         config: The architecture around the backbone.
         head: A head of your own, made for `space`; None: the one that `config` describes.
 
+    Raises:
+        TypeError: the backbone is no module, its `num_features` no whole number, or the head no `Head`.
+        ValueError: `num_features` is missing or below 1, or the head is of another space.
+
     Attributes:
         preprocess, backbone, head: The three layers.
         space: The label space.
@@ -108,9 +119,13 @@ class Classifier(nn.Module):
         num_features: D.
         load_report: What became of the pretrained weights' entries; None where none were asked for.
 
-    Raises:
-        TypeError: the backbone is no module, its `num_features` no whole number, or the head no `Head`.
-        ValueError: `num_features` is missing or below 1, or the head is of another space.
+    Example:
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> space = LabelSpace([Group("tags", ["cat", "dog"])])
+        >>> from mlabel.models import create_model
+        >>> model = create_model("small_cnn", space, image_size=32)
+        >>> model(torch.zeros(4, 3, 32, 32, dtype=torch.uint8)).shape
+        torch.Size([4, 2])
     """
 
     def __init__(self, backbone: nn.Module, space: LabelSpace, config: ModelConfig, head: Head | None = None) -> None:
@@ -160,6 +175,12 @@ class Classifier(nn.Module):
         return compute_feature_map(self.backbone, self._prepare(images))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits (N, L) float of `images` (N, C, H, W).
+
+        Raises:
+            ValueError: as `features`.
+            TypeError: images neither uint8 nor floating.
+        """
         return self.head(self.feature_map(images) if self.head.takes_map else self.features(images))
 
     def _prepare(self, images: torch.Tensor) -> torch.Tensor:

@@ -36,6 +36,14 @@ class ModelConfig:
     Raises:
         ValueError: a value out of its range, or a name that is not in its table.
         TypeError: a value of another type.
+
+    Example:
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> space = LabelSpace([Group("tags", ["cat", "dog"])])
+        >>> from mlabel.models import create_model
+        >>> config = ModelConfig.from_dict(create_model("small_cnn", space, image_size=32).config)
+        >>> config.backbone, config.image_size
+        ('small_cnn', (32, 32))
     """
 
     backbone: str | None
@@ -87,7 +95,8 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:
-        """Return the description that `to_dict` wrote; everything in it is checked, as it may come from a stranger.
+        """Return the description that `to_dict` wrote as `data`; everything in it is checked, as it may come from a
+        stranger.
 
         Raises:
             DataError: another format, a missing or unknown key, or a value that is not allowed.

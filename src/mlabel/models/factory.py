@@ -129,6 +129,7 @@ def from_config(
     Raises:
         DataError: not such a description.
         ValueError: a module or head is wanted and none given, or given and not wanted.
+        TypeError: a backbone or head that is no module.
 
     Example:
         >>> from mlabel.labels import Group, LabelSpace

@@ -27,6 +27,12 @@ _COMMON = ("num_features", "space", "dropout", "hidden")
 class LinearHead(Head):
     """Dropout, then one linear layer for all labels.
 
+    Args:
+        num_features: D.
+        space: The labels.
+        dropout: The chance that a feature is dropped before the last layer.
+        hidden: Not used.
+
     Example:
         >>> from mlabel.labels import Group, LabelSpace
         >>> space = LabelSpace([Group("tags", ["cat", "dog"])])
@@ -40,6 +46,7 @@ class LinearHead(Head):
         self.linear = nn.Linear(num_features, space.num_labels)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits (N, L) of `features` (N, D)."""
         return self.linear(self.dropout(features))
 
     def last_layers(self) -> Sequence[nn.Linear]:
@@ -47,7 +54,20 @@ class LinearHead(Head):
 
 
 class MLPHead(Head):
-    """A linear layer to `hidden` units, ReLU, dropout, and a linear layer for all labels."""
+    """A linear layer to `hidden` units, ReLU, dropout, and a linear layer for all labels.
+
+    Args:
+        num_features: D.
+        space: The labels.
+        dropout: The chance that a feature is dropped before the last layer.
+        hidden: Units of the hidden layer.
+
+    Example:
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> space = LabelSpace([Group("tags", ["cat", "dog"])])
+        >>> MLPHead(512, space, hidden=64)(torch.zeros(4, 512)).shape
+        torch.Size([4, 2])
+    """
 
     def __init__(self, num_features: int, space: LabelSpace, *, dropout: float = 0.0, hidden: int = 512) -> None:
         super().__init__(space)
@@ -57,6 +77,7 @@ class MLPHead(Head):
         self.linear = nn.Linear(hidden, space.num_labels)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits (N, L) of `features` (N, D)."""
         return self.linear(self.dropout(self.activation(self.hidden(features))))
 
     def last_layers(self) -> Sequence[nn.Linear]:
@@ -75,6 +96,16 @@ class MultiHead(Head):
         dropout: The chance that a feature is dropped before a group's last layer.
         hidden: Units of each hidden layer.
         layers: Hidden layers of each group, each a linear layer, ReLU and batch norm, before the dropout; 0 for none.
+
+    Raises:
+        ValueError: layers that are not from 0 to 16.
+
+    Example:
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> space = LabelSpace([Group("tags", ["cat", "dog"]), Group("rating", ["safe", "other"], exclusive=True)])
+        >>> head = MultiHead(512, space)
+        >>> head(torch.zeros(4, 512)).shape, len(head.last_layers())
+        (torch.Size([4, 4]), 2)
     """
 
     def __init__(
@@ -98,6 +129,7 @@ class MultiHead(Head):
         self.groups = nn.ModuleList(stack(len(group)) for group in space.groups)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits (N, L) of `features` (N, D)."""
         return torch.cat([group(features) for group in self.groups], dim=1)
 
     def last_layers(self) -> Sequence[nn.Linear]:
@@ -152,6 +184,7 @@ class EmbeddingHead(Head):
             self.embeddings.copy_(vectors)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits (N, L) of `features` (N, D)."""
         return self.linear(self.dropout(self.projection(features)))
 
     def last_layers(self) -> Sequence[nn.Linear]:

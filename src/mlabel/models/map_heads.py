@@ -44,6 +44,9 @@ class CSRAHead(Head):
 
     Reference: Zhu and Wu, "Residual Attention: A Simple but Effective Method for Multi-Label Recognition", ICCV 2021.
 
+    Raises:
+        ValueError: another number of heads, or an attention out of [0, 100].
+
     Example:
         >>> from mlabel.labels import Group, LabelSpace
         >>> space = LabelSpace([Group("tags", ["cat", "dog"])])
@@ -75,6 +78,7 @@ class CSRAHead(Head):
         self.others = nn.ModuleList(nn.Linear(num_features, space.num_labels, bias=False) for _ in range(heads - 1))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits (N, L) of `features`: a map (N, D, H, W), or tokens (N, T, D)."""
         places = self.dropout(as_places(features))
         logits = self._attend(F.linear(places, self.linear.weight), self.temperatures[0])
         for other, temperature in zip(self.others, self.temperatures[1:], strict=True):
@@ -113,6 +117,9 @@ class MLDecoderHead(Head):
 
     Reference: Ridnik, Sharir, Ben-Cohen, Ben-Baruch and Noy, "ML-Decoder: Scalable and Versatile Classification
     Head", WACV 2023.
+
+    Raises:
+        ValueError: queries or feed_forward that are not from 1 to 65,536.
 
     Example:
         >>> from mlabel.labels import Group, LabelSpace
@@ -156,6 +163,7 @@ class MLDecoderHead(Head):
         self.linear = nn.Linear(hidden, space.num_labels)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits (N, L) of `features`: a map (N, D, H, W), or tokens (N, T, D)."""
         places = self.embed(as_places(features)).relu()
         queries = self.query_norm(self.queries)
         seen = self.attention_norm(queries + self.dropout(self._attend(queries, places)))

@@ -191,6 +191,15 @@ def load_weights(module: nn.Module, path: str | Path) -> LoadReport:
         DataError: the file is damaged, holds something else than tensors, weights that are not finite or of another
             kind of number, or nothing that fits.
         ValueError: the module is on the meta device, where there is nothing to put weights into.
+
+    Example:
+        >>> import tempfile
+        >>> from mlabel.models import create_backbone
+        >>> backbone, path = create_backbone("small_cnn", image_size=(32, 32)), Path(tempfile.mkdtemp()) / "weights.pt"
+        >>> torch.save(backbone.state_dict(), path)
+        >>> report = load_weights(backbone, path)
+        >>> report.complete, len(report.missing)
+        (True, 0)
     """
     path = Path(path)
     _check_not_meta(module)

@@ -46,6 +46,10 @@ class CNN4MaxPool(_PlainCNN):
 
     Args:
         in_channels: Channels of the images, which have 16 pixels at least.
+
+    Example:
+        >>> CNN4MaxPool()(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 512])
     """
 
     def __init__(self, in_channels: int = 3) -> None:
@@ -72,6 +76,10 @@ class CNN3BatchNorm(_PlainCNN):
 
     Args:
         in_channels: Channels of the images, which have 8 pixels at least.
+
+    Example:
+        >>> CNN3BatchNorm()(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 2048])
     """
 
     def __init__(self, in_channels: int = 3) -> None:
@@ -89,6 +97,10 @@ class CNN5AvgPool(_PlainCNN):
 
     Args:
         in_channels: Channels of the images, which have 32 pixels at least.
+
+    Example:
+        >>> CNN5AvgPool()(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 512])
     """
 
     def __init__(self, in_channels: int = 3) -> None:
@@ -131,8 +143,14 @@ class SEResNet22(ResNet):
     Four stages of 2, 2, 3 and 3 blocks with 64, 128, 256 and 512 channels, then a mean over the image: 17.3 M
     parameters with 100 labels (69 MB on disk), as the report's have.
 
+    References: He, Zhang, Ren and Sun (2016) for residual networks, Hu, Shen and Sun (2018) for squeeze-and-excitation.
+
     Args:
         in_channels: Channels of the images.
+
+    Example:
+        >>> SEResNet22()(torch.zeros(2, 3, 64, 64)).shape
+        torch.Size([2, 512])
     """
 
     def __init__(self, in_channels: int = 3) -> None:
@@ -166,10 +184,11 @@ class Prior(nn.Module):
         super().__init__()
 
     def feature_map(self, images: torch.Tensor) -> torch.Tensor:
-        """Return a zero (N, 1, 1, 1)."""
+        """Return a zero (N, 1, 1, 1) for `images` (N, C, H, W)."""
         return self(images)[:, :, None, None]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return a zero (N, 1) for `images` (N, C, H, W)."""
         return images.new_zeros(images.shape[0], 1)  # len() would make the batch size a constant of an export
 
 

@@ -60,6 +60,11 @@ class HeadSize:
 def measure_backbone(name: str, *, image_size: int | tuple[int, int] = 224, in_channels: int = 3) -> ModelSize:
     """Return what backbone `name` costs at that size of images.
 
+    Args:
+        name: A name of `list_models()`, or `timm/NAME`.
+        image_size: Height and width in pixels, or one number for both.
+        in_channels: 3 for RGB, 1 for grey.
+
     Raises:
         ValueError: no such name, or the network cannot take images of that size.
         ImportError: a network of timm, and timm is not installed.
@@ -109,8 +114,16 @@ def measure_heads(num_labels: int, num_features: int, *, hidden: int = 512) -> l
 def count_multiply_adds(model: Classifier) -> int:
     """Return the multiply-adds of convolutions, linear layers and attention of a classifier for one image.
 
+    Args:
+        model: The classifier.
+
     Raises:
         RuntimeError: the network computes with values, which are not there when shapes alone are run through it.
+
+    Example:
+        >>> from mlabel.models import create_model
+        >>> count_multiply_adds(create_model("resnet18", LabelSpace([Group("tags", ["cat", "dog"])])))
+        1813562368
     """
     counter = FlopCounterMode(display=False)
     with counter:
@@ -123,6 +136,10 @@ def count_kept_bytes(model: Classifier, batch_size: int) -> int:
 
     Shapes are run through the network, and no values: what its operations keep is added up, each piece of memory once,
     its weights apart.
+
+    Args:
+        model: The classifier; it is given back in the mode it was in.
+        batch_size: Images of a batch.
 
     Raises:
         RuntimeError: the network computes with values.

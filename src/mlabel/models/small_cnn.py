@@ -38,11 +38,12 @@ class SmallCNN(nn.Module):
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return features (N, D) of `images` (N, C, H, W): the mean and the maximum of each channel of the map."""
         feature_map = self.feature_map(images)
         return torch.cat([feature_map.mean(dim=(2, 3)), feature_map.amax(dim=(2, 3))], dim=1)
 
     def feature_map(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the last feature map (N, M, H / 8, W / 8)."""
+        """Return the last feature map (N, M, H / 8, W / 8) of `images` (N, C, H, W)."""
         return self.blocks(images)
 
 

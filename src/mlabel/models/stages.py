@@ -32,7 +32,7 @@ class Stage:
     loose: tuple[str, ...] = ()
 
     def holds(self, parameter: str) -> bool:
-        """Return whether a parameter, named as in the backbone, is one of this stage."""
+        """Return whether `parameter`, named as in the backbone, is one of this stage."""
         return parameter in self.loose or any(_lies_in(parameter, module) for module in self.modules)
 
 
@@ -42,6 +42,9 @@ def list_stages(model: Classifier) -> tuple[Stage, ...]:
     They are the backbone's own parts in the order of definition, those opened that hold over three quarters of the
     layers, and the largest opened while there are fewer than four. A normalisation belongs to the part before it;
     class tokens and position tables belong to the first stage.
+
+    Args:
+        model: The classifier.
 
     Example:
         >>> from mlabel.labels import Group, LabelSpace
@@ -118,7 +121,16 @@ def freeze(model: Classifier, until: str = ALL) -> int:
 
 
 def unfreeze(model: nn.Module) -> int:
-    """Let every parameter of `model` train, put it into training mode, and return how many parameters there are."""
+    """Let every parameter of `model` train, put it into training mode, and return how many parameters there are.
+
+    Args:
+        model: The classifier, or any module.
+
+    Example:
+        >>> layer = nn.Linear(2, 3).requires_grad_(False)
+        >>> unfreeze(layer)
+        9
+    """
     model.requires_grad_(True).train()
     return count_trained(model)
 

@@ -50,6 +50,10 @@ def list_timm_models() -> list[str]:
 
     Raises:
         ImportError: timm is not installed.
+
+    Example:
+        >>> "timm/resnet50" in list_timm_models()
+        True
     """
     return list(_names())
 

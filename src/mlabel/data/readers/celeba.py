@@ -51,6 +51,16 @@ def read_celeba(root: str | Path, *, labels: Sequence[str] | None = None) -> Ima
 
     Reference:
         Z. Liu, P. Luo, X. Wang, X. Tang. Deep Learning Face Attributes in the Wild (2015).
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> (root / "img_align_celeba").mkdir()
+        >>> (root / "img_align_celeba" / "000001.jpg").touch()
+        >>> _ = (root / "list_attr_celeba.txt").write_text("Male Smiling\\n000001.jpg -1 1\\n")
+        >>> table = read_celeba(root)
+        >>> table.space.names, table.space.decode(table.targets)
+        (('Male', 'Smiling'), [['Smiling']])
     """
     root, source = find_data_set(root, _look, f"{_ATTRIBUTES}.txt or .csv")
     attributes, names, lines, marks = _read_attributes(source)

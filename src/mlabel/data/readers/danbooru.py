@@ -98,6 +98,18 @@ def read_danbooru(
     Reference:
         Anonymous, Danbooru community, G. Branwen. Danbooru2021: A Large-Scale Crowdsourced and Tagged Anime
         Illustration Dataset (2022).
+
+    Example:
+        >>> import json, tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> (root / "512px" / "0007").mkdir(parents=True)
+        >>> (root / "512px" / "0007" / "7.jpg").touch()
+        >>> (root / "metadata").mkdir()
+        >>> post = {"id": "7", "md5": "0" * 32, "rating": "s", "tag_string": "cat hat", "tag_string_general": "cat hat"}
+        >>> _ = (root / "metadata" / "posts.json").write_text(json.dumps(post))
+        >>> table = read_danbooru(root, min_count=1)
+        >>> table.ids.tolist(), table.space.decode(table.targets)
+        (['7'], [['cat', 'hat']])
     """
     for value, what in ((min_count, "min_count"), (max_labels, "max_labels"), (sample_every, "sample_every")):
         if value is not None and value < 1:

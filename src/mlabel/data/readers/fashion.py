@@ -44,6 +44,18 @@ def read_fashion(root: str | Path) -> ImageTable:
     Reference:
         Z. Liu, P. Luo, S. Qiu, X. Wang, X. Tang. DeepFashion: Powering Robust Clothes Recognition and Retrieval with
         Rich Annotations (2016), of which the images are.
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> for folder in ("img", "split"):
+        ...     (root / folder).mkdir()
+        >>> (root / "img" / "00000.jpg").touch()
+        >>> _ = (root / "split" / "train.txt").write_text("img/00000.jpg\\n")
+        >>> _ = (root / "split" / "train_attr.txt").write_text("5 0 2 0 3 2\\n")
+        >>> table = read_fashion(root)
+        >>> table.space.decode(table.targets)[0][:2]
+        ['solid', 'long_sleeve']
     """
     root = find_data_set(root, _look, "split/train.txt")
     _check_class_names(root / "split" / "list_attr_cloth.txt")
@@ -77,6 +89,15 @@ def write_submission(path: str | Path, scores: Any, *, space: LabelSpace) -> Non
 
     Raises:
         ValueError: `scores` do not fit `space`, or a group is not exclusive.
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> sleeve, hem = Group("sleeve", ["none", "short", "long"], exclusive=True), Group("hem", ["up", "down"], True)
+        >>> space = LabelSpace([sleeve, hem])
+        >>> write_submission(root / "prediction.txt", [[0.1, 0.2, 0.7, 0.9, 0.1]], space=space)
+        >>> (root / "prediction.txt").read_text()
+        '2 0\\n'
     """
     scores = as_scores(scores)
     if scores.shape[1] != space.num_labels:

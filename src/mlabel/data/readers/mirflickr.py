@@ -38,6 +38,17 @@ def read_mirflickr(root: str | Path, *, labels: Sequence[str] | None = None, rel
 
     Reference:
         M. J. Huiskes, M. S. Lew. The MIR Flickr Retrieval Evaluation (2008).
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> for name in ("im1.jpg", "im2.jpg"):
+        ...     (root / name).touch()
+        >>> (root / "annotations").mkdir()
+        >>> _ = (root / "annotations" / "baby.txt").write_text("2\\n")
+        >>> table = read_mirflickr(root)
+        >>> table.ids.tolist(), table.space.decode(table.targets)
+        (['im1', 'im2'], [[], ['baby']])
     """
     folder, annotations = find_data_set(root, _look, "images im1.jpg, ... and a folder of annotations")
     images = _numbered_images(folder)

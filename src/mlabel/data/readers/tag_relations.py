@@ -30,6 +30,17 @@ def read_taxonomy(root: str | Path, space: LabelSpace, *, exclusive_hints: Itera
         FileNotFoundError: neither file is there.
         DataError: a line that is no such relation (with file and line), two targets of an alias, or a cycle, which
             the message shows.
+
+    Example:
+        >>> import json, tempfile
+        >>> from mlabel.labels import Group
+        >>> root = Path(tempfile.mkdtemp())
+        >>> (root / "metadata").mkdir()
+        >>> relation = {"antecedent_name": "kitten", "consequent_name": "cat", "status": "active"}
+        >>> _ = (root / "metadata" / "tag_implications.json").write_text(json.dumps(relation))
+        >>> taxonomy = read_taxonomy(root, LabelSpace([Group("tags", ["cat", "kitten"])]))
+        >>> taxonomy.ancestors("kitten")
+        ('cat',)
     """
     wanted = f"metadata/{ALIASES}*.json or metadata/{IMPLICATIONS}*.json"
     root = find_data_set(
