@@ -43,15 +43,15 @@ class BadLog:
             self._read(self.path)
 
     def count(self, where: str) -> int:
-        """Return how many samples were skipped in a place."""
+        """Return how many samples were skipped in the place `where`."""
         return len(self.of(where))
 
     def of(self, where: str) -> list[BadImage]:
-        """Return the samples that were skipped in a place, in the order in which they were."""
+        """Return the samples that were skipped in the place `where`, in the order in which they were."""
         return [image for (place, _), image in self._held.items() if place == where]
 
     def add(self, where: str, bad: Iterable[BadImage]) -> None:
-        """Add skipped samples, leaving out those that are already in the list for this place.
+        """Add the skipped samples `bad`, leaving out those that are already in the list for the place `where`.
 
         Raises:
             OSError: the disk is full or refuses.
@@ -67,7 +67,7 @@ class BadLog:
         self._held |= new
 
     def replace(self, where: str, bad: Iterable[BadImage]) -> None:
-        """Put `bad` in the place of all that the list has for a place; a list that is then empty has no file.
+        """Put `bad` in the place of all that the list has for `where`; a list that is then empty has no file.
 
         Raises:
             OSError: the disk is full or refuses; the file is then as it was.

@@ -85,6 +85,19 @@ def save_checkpoint(
         ValueError: the state is sharded, and `tensors` are missing.
         OSError: the disk is full or refuses, or `run_dir` is not there (any more); earlier checkpoints are then
             untouched.
+
+    Example:
+        >>> import tempfile
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> from mlabel.models import create_model
+        >>> from mlabel.training import TrainConfig, TrainState, make_optimizer
+        >>> folder, config = tempfile.mkdtemp(), TrainConfig()
+        >>> model = create_model("small_cnn", LabelSpace([Group("tags", ["cat", "dog"])]), image_size=32)
+        >>> scaler = torch.amp.GradScaler("cpu", enabled=False)
+        >>> state = TrainState(model, make_optimizer(model, config), scaler, config)
+        >>> path = save_checkpoint(state, folder)
+        >>> path.name, newest_checkpoint(folder) == path
+        ('step-00000000', True)
     """
     tensors = tensors or SavedTensors.of(state)
     if any(map(is_part, tensors.model.values())):
@@ -185,7 +198,19 @@ def problems(checkpoint: str | Path) -> str | None:
 
 
 def list_checkpoints(run_dir: str | Path) -> list[Path]:
-    """Return the checkpoint folders of a run, newest first, sound or not."""
+    """Return the checkpoint folders of a run, newest first, sound or not.
+
+    Args:
+        run_dir: The run's folder.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for step in (20, 40):
+        ...     (folder / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
+        >>> [path.name for path in list_checkpoints(folder)]
+        ['step-00000040', 'step-00000020']
+    """
     folder = Path(run_dir) / "checkpoints"
     paths = [path for path in folder.iterdir() if _step_of(path) is not None] if folder.is_dir() else []
     return sorted(paths, key=lambda path: (_step_of(path), not path.name.endswith(_OLD)), reverse=True)
@@ -198,7 +223,16 @@ def _step_of(path: Path) -> int | None:
 
 
 def newest_checkpoint(run_dir: str | Path) -> Path | None:
-    """Return the newest sound checkpoint of a run, or None; what is wrong with newer ones is logged as a warning."""
+    """Return the newest sound checkpoint of a run, or None; what is wrong with newer ones is logged as a warning.
+
+    Args:
+        run_dir: The run's folder.
+
+    Example:
+        >>> import tempfile
+        >>> newest_checkpoint(tempfile.mkdtemp()) is None
+        True
+    """
     for path in list_checkpoints(run_dir):
         fault = problems(path)
         if fault is None:
@@ -210,8 +244,16 @@ def newest_checkpoint(run_dir: str | Path) -> Path | None:
 def best_checkpoint(run_dir: str | Path) -> Path | None:
     """Return the best checkpoint of a run: the one that `best` names, or the newest where nothing was judged.
 
+    Args:
+        run_dir: The run's folder.
+
     Raises:
         DataError: `best` does not name a sound checkpoint of the run.
+
+    Example:
+        >>> import tempfile
+        >>> best_checkpoint(tempfile.mkdtemp()) is None
+        True
     """
     pointer = Path(run_dir) / "best"
     if not pointer.exists():
@@ -240,6 +282,21 @@ def load_weights(checkpoint: str | Path, model: nn.Module, *, weights: str = "ju
     Raises:
         DataError: the checkpoint is damaged.
         ValueError: its weights do not fit the model; the differences are listed.
+
+    Example:
+        >>> import tempfile
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> from mlabel.models import create_model
+        >>> from mlabel.training import TrainConfig, TrainState, make_optimizer
+        >>> folder, config = tempfile.mkdtemp(), TrainConfig()
+        >>> model = create_model("small_cnn", LabelSpace([Group("tags", ["cat", "dog"])]), image_size=32)
+        >>> scaler = torch.amp.GradScaler("cpu", enabled=False)
+        >>> state = TrainState(model, make_optimizer(model, config), scaler, config)
+        >>> path = save_checkpoint(state, folder)
+        >>> _ = torch.nn.init.zeros_(model.head.linear.bias)
+        >>> load_weights(path, model)
+        >>> bool(model.head.linear.bias.any())
+        True
     """
     resolve(weights, dict.fromkeys(WEIGHTS), "weights")
     _refuse_damaged(checkpoint)
@@ -254,8 +311,23 @@ def load_weights(checkpoint: str | Path, model: nn.Module, *, weights: str = "ju
 def read_description(checkpoint: str | Path) -> dict[str, Any]:
     """Return what a sound checkpoint says of itself: settings, model, space, data, counters.
 
+    Args:
+        checkpoint: Its folder.
+
     Raises:
         DataError: the checkpoint is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> from mlabel.models import create_model
+        >>> from mlabel.training import TrainConfig, TrainState, make_optimizer
+        >>> folder, config = tempfile.mkdtemp(), TrainConfig()
+        >>> model = create_model("small_cnn", LabelSpace([Group("tags", ["cat", "dog"])]), image_size=32)
+        >>> scaler = torch.amp.GradScaler("cpu", enabled=False)
+        >>> state = TrainState(model, make_optimizer(model, config), scaler, config)
+        >>> read_description(save_checkpoint(state, folder))["config"]["batch_size"]
+        64
     """
     _refuse_damaged(checkpoint)
     return read_json(Path(checkpoint) / "state.json")
@@ -279,6 +351,21 @@ def load_checkpoint(
     Raises:
         DataError: the checkpoint is damaged.
         ValueError: another space, model, setting or table; the differences are listed. `state` is then unchanged.
+
+    Example:
+        >>> import tempfile
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> from mlabel.models import create_model
+        >>> from mlabel.training import TrainConfig, TrainState, make_optimizer
+        >>> folder, config = tempfile.mkdtemp(), TrainConfig()
+        >>> model = create_model("small_cnn", LabelSpace([Group("tags", ["cat", "dog"])]), image_size=32)
+        >>> scaler = torch.amp.GradScaler("cpu", enabled=False)
+        >>> state = TrainState(model, make_optimizer(model, config), scaler, config)
+        >>> path = save_checkpoint(state, folder)
+        >>> state.step = 7
+        >>> load_checkpoint(path, state)
+        >>> state.step
+        0
     """
     described = read_description(checkpoint)
     state.model.space.check_same(LabelSpace.from_dict(described["space"]), str(checkpoint))

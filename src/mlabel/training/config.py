@@ -248,7 +248,7 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainConfig:
-        """Return the settings that `to_dict` described.
+        """Return the settings that `to_dict` described as `data`.
 
         Raises:
             ValueError: an unknown name, or a value out of its range.
@@ -258,9 +258,12 @@ class TrainConfig:
         return cls(**data)
 
     def check_continues(self, saved: TrainConfig) -> None:
-        """Raise ValueError, listing the differences, where going on from `saved` would not give the same numbers.
+        """Refuse to go on from `saved` where that would not give the same numbers.
 
         More or fewer `epochs` are the same training unless the schedule is stretched over them.
+
+        Raises:
+            ValueError: settings differ; the differences are listed.
         """
         stretched = self.schedule in STRETCHED or self.progressive_resize is not None
         free = FREE_TO_CHANGE | (set() if stretched else {"epochs"})

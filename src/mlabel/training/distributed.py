@@ -64,14 +64,16 @@ class Ranks:
         return self.rank == 0
 
     def device(self, wanted: str | torch.device | None = None) -> torch.device:
-        """Return the device of this rank: of "cuda" its own GPU. None: a GPU if there is one, else the CPU."""
+        """Return the device of this rank: where `wanted` is "cuda" its own GPU. None: a GPU if there is one, else the
+        CPU.
+        """
         device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
         if device.type != "cuda" or device.index is not None or self.size == 1:
             return device
         return torch.device("cuda", self.local_rank)
 
     def add(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Return the sums of all ranks' values, in float64; all have the same names, in the same order."""
+        """Return the sums of all ranks' `values`, in float64; all have the same names, in the same order."""
         if self.size == 1:
             return dict(values)
         sums = torch.tensor(list(values.values()), dtype=torch.float64)
@@ -80,7 +82,7 @@ class Ranks:
         return dict(zip(values, sums.tolist(), strict=True))
 
     def largest(self, value: int) -> int:
-        """Return the largest of all ranks' values."""
+        """Return the largest `value` of all ranks."""
         if self.size == 1:
             return value
         held = torch.tensor(value)
@@ -89,7 +91,7 @@ class Ranks:
         return int(held)
 
     def gather(self, value: Any) -> list[Any]:
-        """Return all ranks' values, in their order, on every rank; values that JSON can hold."""
+        """Return every rank's `value`, in their order, on every rank; values that JSON can hold."""
         if self.size == 1:
             return [value]
         own = _pack(value)
@@ -103,7 +105,7 @@ class Ranks:
         return [_unpack(text[: int(length)]) for text, length in zip(texts, lengths, strict=True)]
 
     def from_first(self, value: Any) -> Any:
-        """Return the first rank's value on every rank; a value that JSON can hold."""
+        """Return the first rank's `value` on every rank; a value that JSON can hold."""
         if self.size == 1:
             return value
         text = _pack(value) if self.first else torch.zeros(0, dtype=torch.uint8)
@@ -115,7 +117,9 @@ class Ranks:
         return _unpack(text)
 
     def collect(self, values: np.ndarray) -> list[np.ndarray]:
-        """Return on the first rank all ranks' arrays (n, D) float32, of any n and the same D; elsewhere nothing."""
+        """Return on the first rank all ranks' `values`, arrays (n, D) float32 of any n and the same D; elsewhere
+        nothing.
+        """
         if self.size == 1:
             return [values]
         counts = self.gather(len(values))
@@ -155,10 +159,13 @@ class Ranks:
                 dist.monitored_barrier(group=self._control, timeout=PREPARATION)
 
     def check_same(self, described: Mapping[str, Any]) -> None:
-        """Raise ValueError, on every rank, where a rank has other values than the first.
+        """Refuse, on every rank, that a rank has other values than the first.
 
         Args:
             described: What must be the same by what it is, such as "the training table": its fingerprint.
+
+        Raises:
+            ValueError: one has.
         """
         first, *others = self.gather(dict(described))
         for rank, held in enumerate(others, 1):
@@ -170,7 +177,7 @@ class Ranks:
                 )
 
     def share(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Put the first rank's values into every rank's tensors, which are alike in number and shape."""
+        """Put the first rank's values into every rank's `tensors`, which are alike in number and shape."""
         if self.size == 1:
             return
         with explained(), torch.no_grad():
@@ -194,6 +201,10 @@ def join_ranks(device: str | torch.device | None = None) -> Ranks:
 
     Raises:
         RuntimeError: the others did not come in time, or a machine has more ranks than GPUs.
+
+    Example:
+        >>> join_ranks("cpu").size  # of a process that was started alone
+        1
     """
     if not dist.is_available():
         return ALONE
@@ -231,6 +242,11 @@ def leave_ranks() -> None:
     """Part from the other ranks, once all of them have come here; each process is alone from then on.
 
     Where the program made the process group itself, it is left as it is.
+
+    Example:
+        >>> leave_ranks()  # nothing to part from
+        >>> join_ranks("cpu").size
+        1
     """
     if _HELD.ours and dist.is_initialized():
         join_ranks().wait()

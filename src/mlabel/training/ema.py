@@ -59,7 +59,7 @@ class WeightAverage:
                     torch._foreach_lerp_(averages[kind], values[kind], share)
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Go on from these averages, of the same names and shapes."""
+        """Go on from the averages `tensors`, of the same names and shapes."""
         for name, tensor in tensors.items():
             put(self.tensors[name], tensor)
 

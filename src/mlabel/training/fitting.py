@@ -30,7 +30,13 @@ _log = logging.getLogger(__name__)
 
 
 class Interrupted(SystemExit):
-    """Training was stopped by a signal after a checkpoint was saved; the exit code is 128 + the signal's number."""
+    """Training was stopped by a signal after a checkpoint was saved; the exit code is 128 + the signal's number.
+
+    Example:
+        >>> import signal
+        >>> Interrupted(128 + signal.SIGTERM).code
+        143
+    """
 
 
 def fit(
@@ -54,13 +60,36 @@ def fit(
     second signal ends it at once.
 
     Args:
+        model: Changed in place.
+        loss: A loss of `mlabel.losses`, or any callable of (logits, targets).
+        train_table: What is learned from.
+        val_table: What `config.monitor` is measured on; None: nothing is measured, and no checkpoint is the best.
+        config: The settings; None: the defaults.
+        run_dir: Folder of checkpoints and history; None: nothing is written.
+        resume: `"auto"`, a checkpoint's folder or None: see `train`.
+        allow_changed_data: Go on although a table is not the one the checkpoint was trained on.
+        device: None: a GPU if there is one, else the CPU.
         progress: `bar`: a line on stderr with loss, metric, images a second, memory and time left; `none`: nothing is
             shown.
-        model, loss, train_table, val_table, config, run_dir, resume, allow_changed_data, device: See `train`.
 
     Raises:
         Interrupted: a signal came; a checkpoint was saved where there is a `run_dir`.
         ValueError, FileExistsError, RuntimeError: see `train`.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from mlabel.data import ImageTable
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> from mlabel.losses import Loss, binary_cross_entropy
+        >>> from mlabel.models import create_model
+        >>> path, space = tempfile.mkdtemp() + "/a.png", LabelSpace([Group("tags", ["cat"])])
+        >>> Image.new("RGB", (32, 32)).save(path)
+        >>> table = ImageTable(paths=[path, path], ids=["a", "b"], targets=[[1], [0]], space=space)
+        >>> model = create_model("small_cnn", space, image_size=32)
+        >>> history = fit(model, Loss(binary_cross_entropy), table, config=TrainConfig(epochs=2), progress="none")
+        >>> [entry["epoch"] for entry in history]
+        [1, 2]
     """
     if progress not in ("bar", "none"):
         raise ValueError(f"progress must be 'bar' or 'none'; got {progress!r}")

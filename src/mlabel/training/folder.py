@@ -15,7 +15,19 @@ from mlabel.training.checkpoint import list_checkpoints
 
 
 def refuse_used(run_dir: str | Path, resume: str | Path | None) -> None:
-    """Raise FileExistsError where `run_dir` holds a training that is not to be resumed."""
+    """Refuse a run folder that holds a training which is not to be resumed.
+
+    Args:
+        run_dir: The run's folder.
+        resume: As in `train`; None: nothing is resumed.
+
+    Raises:
+        FileExistsError: there are checkpoints, and `resume` is None.
+
+    Example:
+        >>> import tempfile
+        >>> refuse_used(tempfile.mkdtemp(), None)  # an empty folder may be used
+    """
     if resume is None and list_checkpoints(run_dir):
         raise FileExistsError(
             f"{run_dir} already holds a training; go on with it by resume='auto' (--resume auto), or choose another "
@@ -24,14 +36,41 @@ def refuse_used(run_dir: str | Path, resume: str | Path | None) -> None:
 
 
 def write_run_config(run_dir: str | Path, **sections: Mapping[str, Any]) -> None:
-    """Write `sections` into the run's `config.json`, leaving its other sections as they are."""
+    """Write `sections` into the run's `config.json`, leaving its other sections as they are.
+
+    Args:
+        run_dir: The run's folder.
+        **sections: Name of a section to what stands in it, for JSON.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> write_run_config(folder, training={"epochs": 3})
+        >>> write_run_config(folder, data={"reader": "csv"})
+        >>> sorted(read_json(Path(folder) / "config.json"))
+        ['data', 'format', 'training']
+    """
     path = Path(run_dir) / "config.json"
     held = read_json(path) if path.exists() else {"format": "mlabel.run/1"}
     write_atomically(path, to_json({**held, **sections}))
 
 
 def write_history(path: str | Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Write the history as CSV, one line an evaluation; what was not measured is empty."""
+    """Write the history as CSV, one line an evaluation; what was not measured is empty.
+
+    Args:
+        path: The file to write.
+        history: One dictionary an evaluation, as `fit` returns them.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "history.csv"
+        >>> write_history(path, [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25, "val_map": 0.75}])
+        >>> print(path.read_text(), end="")
+        epoch,loss,val_map
+        1,0.5,
+        2,0.25,0.75
+    """
     names = list(dict.fromkeys(name for entry in history for name in entry))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -32,13 +32,23 @@ class _Bucket:
 class GradientSum:
     """Adds up the gradients of all ranks, while the backward pass still computes the rest of them.
 
-    Buckets are filled from the last parameter to the first, as the backward pass comes to them, and leave in that
-    order on every rank. What a rank has no gradient of counts as 0; what no rank has stays without, so that the
-    optimiser leaves it as it is.
+    Buckets are filled from the last parameter to the first, as the backward pass comes to them, and leave in that order
+    on every rank. What a rank has no gradient of counts as 0; what no rank has stays without, so that the optimiser
+    leaves it as it is.
 
     Args:
         ranks: Who adds up; of a process that is alone gradients stay as they are.
-        bucket_bytes: How much travels at once.
+        bucket_bytes: Bytes that travel at once.
+
+    Example:
+        >>> from mlabel.training import join_ranks
+        >>> model = nn.Linear(2, 1)
+        >>> gradients = GradientSum(join_ranks("cpu"))
+        >>> gradients.watch(model)
+        >>> model(torch.ones(1, 2)).sum().backward()
+        >>> gradients.finish()
+        >>> model.weight.grad  # alone: as it was
+        tensor([[1., 1.]])
     """
 
     # Whether a rank without samples must run the network all the same, as the others wait for it in every pass.
@@ -55,7 +65,9 @@ class GradientSum:
         self._watching = False
 
     def watch(self, model: nn.Module) -> None:
-        """Send each bucket as soon as it is full, from now on until `finish`: call it before the last backward pass."""
+        """Send each bucket of `model` as soon as it is full, from now on until `finish`: call it before the last
+        backward pass.
+        """
         if self.ranks.size == 1:
             return
         wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -37,6 +37,16 @@ class RunLog:
 
     Raises:
         ImportError: `config.log` is `tensorboard`, and the package is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from mlabel.training import TrainConfig
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> log = RunLog(folder, TrainConfig())
+        >>> log.evaluation({"epoch": 1, "step": 10, "val_map": 0.5})
+        >>> log.close()
+        >>> print((folder / "log.jsonl").read_text(), end="")
+        {"kind": "eval", "epoch": 1, "step": 10, "val_map": 0.5}
     """
 
     def __init__(self, run_dir: Path | None, config: TrainConfig, state: TrainState | None = None) -> None:
@@ -55,7 +65,13 @@ class RunLog:
             self._file = open(run_dir / NAME, "a", encoding="utf-8")  # noqa: SIM115 (`close` closes it)
 
     def step(self, event: Event, *, finite: bool, spike: bool) -> None:
-        """Write down a step."""
+        """Write down a step.
+
+        Args:
+            event: Of the kind `step`.
+            finite: False where the step changed nothing.
+            spike: Whether its loss stood out.
+        """
         if finite and not spike and event.step % self._config.log_every:
             return
         rate = event.images / event.seconds if event.seconds > 0 else math.nan
@@ -65,13 +81,19 @@ class RunLog:
         self._draw("train", values, event.step)
 
     def evaluation(self, entry: Mapping[str, Any]) -> None:
-        """Write down an evaluation, an entry of the history."""
+        """Write down an evaluation, `entry` of the history."""
         self._write({"kind": "eval", **entry})
         metrics = {name.removeprefix("val_"): value for name, value in entry.items() if name.startswith("val_")}
         self._draw("val", metrics, entry["step"])
 
     def anomaly(self, state: TrainState, result: StepResult, ids: Sequence[str]) -> None:
-        """Write down a batch whose loss or gradient was not finite, where it is the first one of the run."""
+        """Write down a batch whose loss or gradient was not finite, where it is the first one of the run.
+
+        Args:
+            state: Where the training is.
+            result: What the step did.
+            ids: Of the batch's images.
+        """
         if self._folder is None or (self._folder / ANOMALY_NAME).exists():
             return
         record = {

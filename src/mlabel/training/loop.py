@@ -89,9 +89,22 @@ def train(
             `run_dir`.
 
     Example:
-        >>> for event in train(model, loss, train_table, val_table):  # doctest: +SKIP
-        ...     if event.kind == "eval" and event.metrics["val_map"] > 0.9:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from mlabel.data import ImageTable
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> from mlabel.losses import Loss, binary_cross_entropy
+        >>> from mlabel.models import create_model
+        >>> path, space = tempfile.mkdtemp() + "/a.png", LabelSpace([Group("tags", ["cat"])])
+        >>> Image.new("RGB", (32, 32)).save(path)
+        >>> table = ImageTable(paths=[path, path], ids=["a", "b"], targets=[[1], [0]], space=space)
+        >>> model = create_model("small_cnn", space, image_size=32)
+        >>> for event in train(model, Loss(binary_cross_entropy), table, table, config=TrainConfig(epochs=2)):
+        ...     print(event.kind, event.epoch, event.step)
+        ...     if event.kind == "eval" and event.metrics["val_map"] >= 0:
         ...         break
+        step 0 1
+        eval 1 1
     """
     config = config or TrainConfig()
     check_tables(model, train_table, val_table)

@@ -41,8 +41,21 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     What `config.freeze` never lets train is not among them. Each of the optimiser's groups has parameters of one
     learning rate and one weight decay; its `lr_scale` is what the training's learning rate is multiplied with.
 
+    References: Kingma and Ba (2015) for Adam and Adamax, Loshchilov and Hutter (2019) for AdamW, Zeiler (2012) for
+    Adadelta.
+
+    Args:
+        model: What is trained.
+        config: Its `optimizer`, `lr`, `weight_decay`, `momentum`, `freeze` and what else says how fast a part learns.
+
     Raises:
         ValueError: no parameter wants a gradient, or no stage has the name that `config.freeze` gives.
+
+    Example:
+        >>> from mlabel.training import TrainConfig
+        >>> optimizer = make_optimizer(nn.Linear(2, 1), TrainConfig(optimizer="sgd", weight_decay=0.1))
+        >>> type(optimizer).__name__, sorted(group["weight_decay"] for group in optimizer.param_groups)
+        ('SGD', [0.1])
     """
     groups = _group_parameters(model, config)
     if not groups:

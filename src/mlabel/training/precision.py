@@ -13,13 +13,34 @@ _TF32 = {"on": "tf32", "off": "ieee"}
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the context in which `precision` (fp32, bf16 or fp16) holds on `device`."""
+    """Return the context in which `precision` (fp32, bf16 or fp16) holds on `device`.
+
+    Args:
+        device: What computes.
+        precision: fp32, bf16 or fp16.
+
+    Example:
+        >>> with autocast(torch.device("cpu"), "bf16"):
+        ...     (torch.ones(1, 2) @ torch.ones(2, 1)).dtype
+        torch.bfloat16
+    """
     dtype = _AUTOCAST[precision]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """Return `precision`, or, for `auto`, the fastest one that `device` computes in: bf16, fp16 or fp32."""
+    """Return `precision`, or, for `auto`, the fastest one that `device` computes in: bf16, fp16 or fp32.
+
+    Args:
+        precision: fp32, bf16, fp16 or auto.
+        device: What computes.
+
+    Example:
+        >>> resolve_precision("fp32", torch.device("cpu"))
+        'fp32'
+        >>> resolve_precision("auto", torch.device("cpu")) in ("fp32", "bf16")
+        True
+    """
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -36,6 +57,14 @@ def tensor_float32(setting: str) -> Iterator[None]:
 
     TF32 has the range of float32 and ten bits of fraction. As torch comes, convolutions use it and products of matrices
     do not.
+
+    Args:
+        setting: `on`, `off` or `default`.
+
+    Example:
+        >>> with tensor_float32("on"):
+        ...     torch.backends.cuda.matmul.fp32_precision
+        'tf32'
     """
     if setting == "default":
         yield

@@ -34,7 +34,7 @@ class ProgressLine:
         self._metric = ""
 
     def show(self, event: Event) -> None:
-        """Show what just happened."""
+        """Show what `event` says."""
         if self._bar is None:
             total = event.state.config.epochs * event.state.steps_per_epoch
             self._bar = tqdm(total=total, initial=max(0, event.step - 1), bar_format=_FORMAT)

@@ -53,7 +53,18 @@ def check_sizes(config: TrainConfig, model: Classifier) -> None:
 
 
 def resize_batch(batch: Batch, size: Size) -> Batch:
-    """Return the batch with its images at `size`, bilinear with antialiasing; uint8 images stay uint8."""
+    """Return the batch with its images at `size`, bilinear with antialiasing; uint8 images stay uint8.
+
+    Args:
+        batch: Its images (N, C, H, W), uint8 or floating; it is not changed.
+        size: Height and width in pixels.
+
+    Example:
+        >>> import torch
+        >>> batch = Batch(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.zeros(2, 1), None, torch.arange(2))
+        >>> resize_batch(batch, (24, 16)).images.shape
+        torch.Size([2, 3, 24, 16])
+    """
     images = batch.images
     if tuple(images.shape[2:]) == size:
         return batch

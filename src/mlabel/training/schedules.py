@@ -19,6 +19,9 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
 
     A function of the step alone, so that a resumed training needs no state for it.
 
+    References: Loshchilov and Hutter (2017) for the cosine, Goyal et al. (2017) for the warm-up, Smith and Topin (2019)
+    for one cycle.
+
     Args:
         config: `lr`, `schedule`, `warmup_steps`, `step_size`, `decay` and `epochs` are used.
         step: Optimiser steps done so far.

@@ -91,6 +91,20 @@ def score_table(
     Raises:
         ValueError: the table has another label space than the model.
         DataError: an image cannot be read, or with `skip` too many cannot, or none can.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from mlabel.data import ImageTable
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> from mlabel.models import create_model
+        >>> path, space = tempfile.mkdtemp() + "/a.png", LabelSpace([Group("tags", ["cat"])])
+        >>> Image.new("RGB", (32, 32)).save(path)
+        >>> table = ImageTable(paths=[path, path], ids=["a", "b"], targets=[[1], [0]], space=space)
+        >>> model = create_model("small_cnn", space, image_size=32)
+        >>> found = score_table(model, table)
+        >>> found.probabilities.shape, found.rows.tolist()
+        ((2, 1), [0, 1])
     """
     model.space.check_same(table.space, "the table")
     share = _Share(len(table), batch_size, ranks)

@@ -116,6 +116,10 @@ def gather_tensors(state: TrainState, ranks: Ranks) -> SavedTensors | None:
 
     All ranks call it. Of a model that is not sharded the tensors are those of the state, and no time is needed.
 
+    Args:
+        state: The training.
+        ranks: Those that train together.
+
     Example:
         >>> tensors = gather_tensors(event.state, ranks)  # doctest: +SKIP
         >>> if tensors is not None:  # doctest: +SKIP

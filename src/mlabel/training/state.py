@@ -60,6 +60,15 @@ class TrainState:
         recent: The losses of the last steps, against which a loss is seen to stand out.
         spiked_at: The last step whose loss stood out and was warned of, or None.
         history: One dictionary an evaluation.
+
+    Example:
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> from mlabel.models import create_model
+        >>> from mlabel.training import TrainConfig, make_optimizer
+        >>> model, config = create_model("small_cnn", LabelSpace([Group("tags", ["cat"])]), image_size=32), TrainConfig()
+        >>> state = TrainState(model, make_optimizer(model, config), torch.amp.GradScaler("cpu", enabled=False), config)
+        >>> state.step, state.best, state.judge(0.5, higher_is_better=True), state.best
+        (0, None, True, 0.5)
     """
 
     model: Classifier
@@ -113,17 +122,17 @@ class TrainState:
         return count_trained(self.model)
 
     def add_loss(self, parts: dict[str, tuple[float, float]]) -> None:
-        """Add a step's loss, as sums and denominators of each group, to the running one."""
+        """Add a step's loss, `parts` as sums and denominators of each group, to the running one."""
         for group, (total, denominator) in parts.items():
             held = self.running.setdefault(group, [0.0, 0.0])
             held[0] += total
             held[1] += denominator
 
     def is_spike(self, loss: float) -> bool:
-        """Take the loss of a step, and return whether it stands out among those before it, and is the first to do so.
+        """Take the `loss` of a step, and return whether it stands out among those before it, and is the first to do so.
 
-        It stands out where it is more than twice their median and further from it than ten times the median
-        deviation. Of the steps that follow a spike, as many as are remembered are no news.
+        It stands out where it is more than twice their median and further from it than ten times the median deviation.
+        Of the steps that follow a spike, as many as are remembered are no news.
         """
         remembered, enough, far = 50, 20, 10.0
         middle = statistics.median(self.recent) if len(self.recent) >= enough else math.inf
@@ -136,9 +145,13 @@ class TrainState:
         return news
 
     def judge(self, value: float, *, higher_is_better: bool) -> bool:
-        """Take the monitored metric of an evaluation, and return whether it is the best so far.
+        """Take the monitored metric `value` of an evaluation, and return whether it is the best so far.
 
         A value that is not a number is never the best. On a plateau the learning rate is lowered.
+
+        Args:
+            value: The metric.
+            higher_is_better: What is best; False of a loss.
         """
         sign = 1 if higher_is_better else -1
         improved = not math.isnan(value) and (self.best is None or sign * value > sign * self.best)
@@ -159,7 +172,7 @@ class TrainState:
         return {**values, "history": history, "scaler": self.scaler.state_dict()}
 
     def restore_counters(self, values: dict[str, Any]) -> None:
-        """Set what `counters` returned."""
+        """Set `values`, what `counters` returned."""
         for name in (*_COUNTERS, "running"):
             # What an older version did not count stays as it begins.
             setattr(self, name, values.get(name, getattr(self, name)))
@@ -211,7 +224,17 @@ class Event:
         images: int = 0,
         seconds: float = 0.0,
     ) -> Event:
-        """Return an event of `kind` at the place where `state` is."""
+        """Return an event of `kind` at the place where `state` is.
+
+        Args:
+            kind: step, eval, checkpoint or end.
+            state: The training.
+            loss: The loss of the step, or since the last evaluation.
+            metrics: Of an evaluation.
+            notes: What is worth saying.
+            images: Images of the step.
+            seconds: How long they took.
+        """
         place = (kind, state.epoch, state.step)
         return cls(*place, loss, metrics or {}, state, state.trained, notes, images, seconds)
 

@@ -55,6 +55,8 @@ def train_step(
     gradient is that of SAM or GSAM, and the loss that of its first pass. Where a loss or gradient is not finite,
     weights, their average, optimiser and buffers (batch-norm statistics) stay as they were.
 
+    References: Foret et al. (2021) for SAM, Zhuang et al. (2022) for GSAM.
+
     Args:
         state: The training; its model, optimiser, scaler and counters change.
         loss: What to lower.
@@ -63,6 +65,19 @@ def train_step(
         learning_rate: Of this step, before `state.lr_scale` and the `lr_scale` of each of the optimiser's groups.
         gradients: What adds up those of all ranks, where several train together; each calls this with its shares of
             the same batches, which may be empty.
+
+    Example:
+        >>> from mlabel.data import Batch
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> from mlabel.losses import Loss, binary_cross_entropy
+        >>> from mlabel.models import create_model
+        >>> from mlabel.training import TrainConfig, make_optimizer
+        >>> model, config = create_model("small_cnn", LabelSpace([Group("tags", ["cat"])]), image_size=32), TrainConfig()
+        >>> state = TrainState(model, make_optimizer(model, config), torch.amp.GradScaler("cpu", enabled=False), config)
+        >>> batch = Batch(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([[0], [1]]), None, torch.arange(2))
+        >>> result = train_step(state, Loss(binary_cross_entropy), [batch], precision="fp32", learning_rate=0.1)
+        >>> result.finite, state.step
+        (True, 1)
     """
     gradients = gradients or GradientSum(ALONE)
     _seed_generator(state, gradients.ranks.rank)

@@ -36,6 +36,11 @@ class SearchConfig:
 
     Raises:
         ValueError: an unknown name, or a number that cannot be.
+
+    Example:
+        >>> from mlabel.tuning import Choice
+        >>> SearchConfig(strategy="grid").count({"loss": Choice(("focal", "asymmetric")), "lr": Choice((0.1, 0.01, 0.001))})
+        6
     """
 
     strategy: str = "tpe"
@@ -57,7 +62,7 @@ class SearchConfig:
             check_positive(self.minutes, "minutes")
 
     def count(self, parameters: Mapping[str, Parameter]) -> int:
-        """Return how many trials there are in all; of a grid at most its points."""
+        """Return how many trials of `parameters` there are in all; of a grid at most its points."""
         if self.strategy != "grid":
             return self.trials or DEFAULT_TRIALS
         points = math.prod(len(each.points()) for each in parameters.values())

@@ -24,6 +24,10 @@ class Choice:
     Raises:
         ValueError: no value, or one twice.
         TypeError: a value of another type.
+
+    Example:
+        >>> Choice(("adamw", "sgd")).points()
+        ('adamw', 'sgd')
     """
 
     values: tuple[Value, ...]
@@ -41,7 +45,7 @@ class Choice:
         return self.values
 
     def suggest(self, trial: Any, name: str) -> Value:
-        """Return the value that Optuna's `trial` has, or gets, by this name."""
+        """Return the value that Optuna's `trial` has, or gets, by `name`."""
         value: Value = trial.suggest_categorical(name, self.values)
         return value
 
@@ -63,6 +67,10 @@ class Range:
     Raises:
         ValueError: an empty range, `log` with a step or from 0 or below, or a step that does not lead to `high`.
         TypeError: an end that is no number.
+
+    Example:
+        >>> Range(0.0, 0.5, step=0.25).points(), Range(8, 64, log=True).whole
+        ((0.0, 0.25, 0.5), True)
     """
 
     low: float
@@ -108,7 +116,7 @@ class Range:
         return tuple(int(each) if self.whole else float(each) for each in places)
 
     def suggest(self, trial: Any, name: str) -> Value:
-        """Return the value that Optuna's `trial` has, or gets, by this name."""
+        """Return the value that Optuna's `trial` has, or gets, by `name`."""
         if self.whole:
             return int(trial.suggest_int(name, self.low, self.high, step=self.step or 1, log=self.log))
         return float(trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log))

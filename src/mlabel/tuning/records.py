@@ -34,6 +34,11 @@ class TrialRecord:
         seconds: How long it took; None: it is not over.
         error: Why it failed; empty otherwise.
         folder: Its own.
+
+    Example:
+        >>> record = TrialRecord(0, "done", 0.5, {"lr": 0.1}, {1: 0.25, 2: 0.5}, 12.34, "", Path("trials/0"))
+        >>> record.row()["seconds"], record.row()["steps"]
+        (12.3, 2)
     """
 
     number: int
@@ -124,10 +129,21 @@ def best_of(trials: tuple[TrialRecord, ...], config: SearchConfig) -> TrialRecor
 def load_study(folder: str | Path) -> Study:
     """Return what the search in a folder found so far, whether or not it still goes on.
 
+    Args:
+        folder: Of the study.
+
     Raises:
         FileNotFoundError: there is no study.
         DataError: `study.json` is not what a search writes.
         ImportError: Optuna is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from mlabel.tuning import SearchConfig, search
+        >>> folder, config = tempfile.mkdtemp(), SearchConfig(strategy="grid")
+        >>> found = search(lambda trial: trial.values["x"], {"x": [1, 2]}, folder, config=config, say=lambda line: None)
+        >>> load_study(folder).best.value
+        2.0
     """
     folder = Path(folder)
     if not (folder / "study.json").is_file() or not (folder / "study.db").is_file():

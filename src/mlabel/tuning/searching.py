@@ -83,14 +83,14 @@ def search(
     Raises:
         ValueError: parameters or settings that cannot be, or the folder holds another search.
         ImportError: Optuna is not installed.
+        FileExistsError: the folder holds something else than a study.
 
     Example:
         >>> import tempfile
-        >>> from mlabel.tuning import SearchConfig
-        >>> with tempfile.TemporaryDirectory() as folder:  # doctest: +SKIP
-        ...     config = SearchConfig(strategy="grid")
-        ...     study = search(lambda trial: -trial.values["x"] ** 2, {"x": [-1, 0, 2]}, folder, config=config)
-        ...     study.best.values
+        >>> from mlabel.tuning import SearchConfig, search
+        >>> folder, config = tempfile.mkdtemp(), SearchConfig(strategy="grid")
+        >>> study = search(lambda t: -(t.values["x"] ** 2), {"x": [-1, 0, 2]}, folder, config=config, say=lambda line: None)
+        >>> study.best.values
         {'x': 0}
     """
     if processes < 1:

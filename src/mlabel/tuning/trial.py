@@ -10,17 +10,45 @@ from mlabel.tuning.parameters import Value
 
 
 class Pruned(Exception):  # noqa: N818 - it is no error
-    """A trial is given up: it does not look as if it became the best."""
+    """A trial is given up: it does not look as if it became the best.
+
+    Example:
+        >>> import tempfile
+        >>> from mlabel.tuning import SearchConfig, search
+        >>> folder, config = tempfile.mkdtemp(), SearchConfig(strategy="grid")
+        >>> def objective(trial):
+        ...     raise Pruned("it will come to nothing")
+        >>> search(objective, {"x": [1]}, folder, config=config, say=lambda line: None).counts()
+        {'pruned': 1}
+    """
 
 
 class Trial:
-    """What an objective is given: the settings to try, a folder of the trial's own, and whom to report to.
+    """What an objective is given: the settings to try, a folder of the trial's own, and whom to report to; `search`
+    makes it.
+
+    Args:
+        held: What Optuna knows of the trial.
+        values: Name to the value to try.
+        folder: The trial's own.
+        worker: Which of the processes of this search runs it, from 0.
+        reported: The steps reported before the trial's process was stopped.
 
     Attributes:
         number: Of the trial, from 0.
         values: Name to the value to try.
         folder: Its own. Where the trial goes on after its process was stopped, it holds what was written before.
         worker: Which of the processes of this search runs it, from 0.
+
+    Example:
+        >>> import tempfile
+        >>> from mlabel.tuning import SearchConfig, search
+        >>> folder, config = tempfile.mkdtemp(), SearchConfig(strategy="grid")
+        >>> def objective(trial):
+        ...     trial.report(1, value=trial.values["x"] / 2)
+        ...     return trial.values["x"]
+        >>> search(objective, {"x": [1, 2]}, folder, config=config, say=lambda line: None).best.steps
+        {1: 1.0}
     """
 
     def __init__(
@@ -34,7 +62,11 @@ class Trial:
         self._reported = set(reported)
 
     def report(self, step: int, value: float) -> None:
-        """Say how good it is at a step, such as an epoch; what was said of a step before does not change.
+        """Say how good the trial is at a step; what was said of a step before does not change.
+
+        Args:
+            step: Such as the number of an epoch.
+            value: How good it is there.
 
         Raises:
             Pruned: the trial is given up; let it pass.
