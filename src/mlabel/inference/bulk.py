@@ -92,8 +92,16 @@ def predict_all(
         FileNotFoundError, DataError: an image is not there, or cannot be read.
 
     Example:
-        >>> predict_all(tagger, paths, "predictions", top=20, worker=(3, 8))  # doctest: +SKIP
-        BulkPrediction(images=1000000, parts=123, missing=(4,), skipped=12)
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from mlabel.inference import Tagger
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> from mlabel.models import create_model
+        >>> folder = tempfile.mkdtemp()
+        >>> Image.new("RGB", (32, 32)).save(folder + "/a.png")
+        >>> model = create_model("small_cnn", LabelSpace([Group("tags", ["cat", "dog"])]), image_size=32)
+        >>> predict_all(Tagger(model), [folder + "/a.png"], folder + "/predictions", top=1)
+        BulkPrediction(images=1, parts=1, missing=(), skipped=0)
     """
     number, workers = worker
     check_positive(part_size, "part_size")

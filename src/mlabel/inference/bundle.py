@@ -75,6 +75,16 @@ def save_bundle(
     Raises:
         ValueError: thresholds, calibration or counts of another number of labels.
         FileExistsError: `folder` exists and is not a bundle.
+
+    Example:
+        >>> import tempfile
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> from mlabel.models import create_model
+        >>> folder = tempfile.mkdtemp()
+        >>> model = create_model("small_cnn", LabelSpace([Group("tags", ["cat", "dog"])]), image_size=32)
+        >>> path = save_bundle(folder + "/bundle", model, counts=np.array([7, 3]))
+        >>> sorted(each.name for each in path.iterdir())
+        ['config.json', 'model.safetensors', 'selected_tags.csv']
     """
     folder, space = Path(folder), model.space
     held = np.zeros(space.num_labels, dtype=np.int64) if counts is None else np.asarray(counts, dtype=np.int64)
@@ -142,6 +152,16 @@ def load_bundle(folder: str | Path, *, backbone: nn.Module | None = None, head: 
     Raises:
         FileNotFoundError: there is no bundle.
         DataError: a file is not what its name says, or the weights do not fit the architecture.
+
+    Example:
+        >>> import tempfile
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> from mlabel.models import create_model
+        >>> folder = tempfile.mkdtemp()
+        >>> model = create_model("small_cnn", LabelSpace([Group("tags", ["cat", "dog"])]), image_size=32)
+        >>> bundle = load_bundle(save_bundle(folder + "/bundle", model, notes={"macro_f1": 0.5}))
+        >>> bundle.model.space.names, bundle.notes
+        (('cat', 'dog'), {'macro_f1': 0.5})
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():

@@ -150,6 +150,18 @@ def export_tagger(
         RuntimeError: what was written differs by more than `tolerance`. Nothing is left of it.
         ImportError: `onnx` or `wd` without the `onnx` extra.
         FileExistsError: `folder` holds something else.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> from mlabel.models import create_model
+        >>> folder = tempfile.mkdtemp()
+        >>> Image.new("RGB", (32, 32)).save(folder + "/a.png")
+        >>> model = create_model("small_cnn", LabelSpace([Group("tags", ["cat", "dog"])]), image_size=32)
+        >>> written = export_tagger(Tagger(model), folder + "/exported", [folder + "/a.png"], format="torch")
+        >>> written.path.name, written.images, written.difference <= 1e-4
+        ('model.pt2', 1, True)
     """
     write = resolve(format, EXPORT_FORMATS, "format")
     if not images:

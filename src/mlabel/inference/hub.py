@@ -48,9 +48,17 @@ def from_pretrained(name: str | Path, *, revision: str | None = None, **options:
     Raises:
         FileNotFoundError, DataError: there is no bundle.
         ImportError: a repository without the `hub` extra.
+        ValueError: a revision of a folder here.
 
     Example:
-        >>> from_pretrained("someone/portraits", revision="v1").predict(["a.jpg"])  # doctest: +SKIP
+        >>> import tempfile
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> from mlabel.models import create_model
+        >>> from mlabel.inference import save_bundle
+        >>> folder = tempfile.mkdtemp()
+        >>> model = create_model("small_cnn", LabelSpace([Group("tags", ["cat", "dog"])]), image_size=32)
+        >>> from_pretrained(save_bundle(folder + "/bundle", model)).space.names
+        ('cat', 'dog')
     """
     if Path(name).is_dir():
         if revision is not None:
@@ -84,6 +92,17 @@ def write_model_card(
         data: Sentences on the images it learned from and was measured on.
         metrics: Title of a column to metric to its text, with the interval where there is one.
         limits: Sentences on what it must not be trusted with.
+
+    Example:
+        >>> import tempfile
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> from mlabel.models import create_model
+        >>> folder = tempfile.mkdtemp()
+        >>> model = create_model("small_cnn", LabelSpace([Group("tags", ["cat", "dog"])]), image_size=32)
+        >>> about = {"data": ["1,000 photographs."], "metrics": {"test": {"macro_f1": "0.81"}}, "limits": ["Drawings."]}
+        >>> path = write_model_card(folder, Tagger(model), title="Cats and dogs", **about)
+        >>> "# Cats and dogs" in path.read_text()
+        True
     """
     space = tagger.space
     lines = ["---", "library_name: mlabel", "pipeline_tag: image-classification", "tags:", "- multi-label", "---", ""]

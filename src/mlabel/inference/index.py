@@ -50,6 +50,10 @@ class Hit:
         row: Its number there.
         score: The probability that the query holds for it; for `SearchIndex.like` the cosine of the features' angle.
         scores: What the index holds of the labels of the query, by name; a score below its floor is missing.
+
+    Example:
+        >>> Hit("a.jpg", 0, 0.9, {"cat": 0.9}).scores["cat"]
+        0.9
     """
 
     image: str
@@ -140,6 +144,10 @@ class SearchIndex:
     def like(self, features: Any, *, top: int = 20) -> list[Hit]:
         """Return the images whose features point most nearly where `features` (D,) do, the best first.
 
+        Args:
+            features: Such as `Tagger.features` gives, (D,).
+            top: How many, 1 or more.
+
         Raises:
             ValueError: the index holds no features, or of another length.
         """
@@ -159,7 +167,11 @@ class SearchIndex:
         return [self._hit(int(rows[0][place]), float(1 - distances[0][place] ** 2 / 2), ()) for place in order]
 
     def name(self, row: int) -> str:
-        """Return the name of the image in a row."""
+        """Return the name of the image in `row`.
+
+        Raises:
+            DataError: the index is damaged there.
+        """
         first, last = self._arrays["name_offsets"][row : row + 2].tolist()
         if not 0 <= first <= last <= min(len(self._arrays["names"]), first + MAX_NAME):
             raise DataError(f"{self.folder / 'name_offsets.bin'}: wrong at image {row}")

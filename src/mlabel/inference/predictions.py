@@ -90,6 +90,19 @@ def write_predictions(
     Raises:
         ValueError: another format; `for_spreadsheet` with one that no spreadsheet opens; `top` or `above` out of range.
         ImportError: `parquet` without pyarrow.
+
+    Example:
+        >>> import io
+        >>> import numpy as np
+        >>> from mlabel.inference import Prediction
+        >>> from mlabel.labels import Group
+        >>> space = LabelSpace([Group("tags", ["cat", "dog"])])
+        >>> found = Prediction("a.jpg", {"cat": 0.75}, np.array([0.75, 0.25], np.float32), np.array([True, False]))
+        >>> file = io.StringIO()
+        >>> write_predictions(file, [found], space=space)
+        1
+        >>> file.getvalue().splitlines()
+        ['image\\tcat\\tdog', 'a.jpg\\t1\\t0']
     """
     write = resolve(format, FORMATS, "format")
     kept = Kept(top, above)
@@ -106,6 +119,9 @@ def escape_cell(text: str) -> str:
     A text whose first character, apostrophes apart, is one of = + - @, a tab or a line break gets an apostrophe before
     it; any other is left as it is. `unescape_cell` is the way back, for every text.
 
+    Args:
+        text: A label's name, or a path.
+
     Example:
         >>> escape_cell("=cmd"), escape_cell("cat"), escape_cell("'-)")
         ("'=cmd", 'cat', "''-)")
@@ -115,6 +131,9 @@ def escape_cell(text: str) -> str:
 
 def unescape_cell(text: str) -> str:
     """Return the text that `escape_cell` was given.
+
+    Args:
+        text: What is in the cell.
 
     Example:
         >>> [unescape_cell(escape_cell(text)) for text in ("=cmd", "'=cmd", "'tis", "cat")]
@@ -207,7 +226,21 @@ BINARY_FORMATS = frozenset({"parquet"})
 
 
 def open_for_predictions(path: str | Path, format: str) -> IO[Any]:
-    """Open a new file as `write_predictions` wants it for a format."""
+    """Open a new file as `write_predictions` wants it for a format.
+
+    Args:
+        path: The file.
+        format: `tsv`, `csv`, `jsonl` or `parquet`.
+
+    Raises:
+        OSError: it cannot be written there.
+
+    Example:
+        >>> import tempfile
+        >>> with open_for_predictions(tempfile.mkdtemp() + "/found.csv", "csv") as file:
+        ...     file.mode, file.newlines
+        ('w', None)
+    """
     if format in BINARY_FORMATS:
         return open(path, "wb")
     return open(path, "w", encoding="utf-8", newline="")

@@ -78,6 +78,9 @@ class _Token:
 def parse_query(text: str) -> Node:
     """Return what a query says; see the module for the language.
 
+    Args:
+        text: The query.
+
     Raises:
         ValueError: the text is not a query; what was wanted, and at which character.
 

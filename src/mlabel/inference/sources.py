@@ -27,12 +27,19 @@ _MOST_SCORES = 2**22  # of an image, and of images that become Python objects to
 def find_images(sources: Sequence[str | Path]) -> list[str]:
     """Return the images that `sources` name: files as they are, folders by the image files below them, sorted.
 
+    Args:
+        sources: Files and folders.
+
     Raises:
         FileNotFoundError: a source is not there, or a folder holds no image file.
 
     Example:
-        >>> find_images([])
-        []
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("b.png", "a.jpg", "notes.txt"):
+        ...     (folder / name).touch()
+        >>> [Path(path).name for path in find_images([folder])]
+        ['a.jpg', 'b.png']
     """
     found: list[str] = []
     for source in sources:
@@ -57,10 +64,20 @@ def find_images(sources: Sequence[str | Path]) -> list[str]:
 def read_list(path: str | Path) -> list[str]:
     """Return the paths in a file with one a line, as they stand there; the file `-` is stdin.
 
+    Args:
+        path: The file.
+
     Raises:
         FileNotFoundError: there is no such file.
         DataError: it is not UTF-8, or has a line longer than memory should bear.
         ValueError: there is no path in it.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "images.txt"
+        >>> _ = path.write_text("b.png\\na.jpg\\n")
+        >>> read_list(path)
+        ['b.png', 'a.jpg']
     """
     lines = (line.rstrip("\n") for line in sys.stdin) if str(path) == "-" else (text for _, text in read_lines(path))
     found = [line for line in lines if line]

@@ -71,10 +71,23 @@ class Tagger:
             decided label implies is decided as well; None: each label stands alone.
         calibration: What makes logits probabilities, for which the thresholds then are; None: the space's own.
 
+    Raises:
+        ValueError: a taxonomy or calibration of other labels.
+
     Example:
-        >>> tagger = Tagger.load("runs/a/bundle")  # doctest: +SKIP
-        >>> tagger.predict(["a.jpg"])[0].labels  # doctest: +SKIP
-        {'cat': 0.93, 'outdoors': 0.71}
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> from mlabel.models import create_model
+        >>> folder = tempfile.mkdtemp()
+        >>> Image.new("RGB", (32, 32)).save(folder + "/a.png")
+        >>> model = create_model("small_cnn", LabelSpace([Group("tags", ["cat", "dog"])]), image_size=32)
+        >>> tagger = Tagger(model, thresholds=0.0)  # each label holds
+        >>> found = tagger.predict([folder + "/a.png"])[0]
+        >>> sorted(found.labels), found.scores.shape
+        (['cat', 'dog'], (2,))
+        >>> Tagger.load(tagger.save(folder + "/bundle")).space.names
+        ('cat', 'dog')
     """
 
     def __init__(
@@ -155,7 +168,17 @@ class Tagger:
         batch_size: int = 32,
         num_workers: int = 0,
     ) -> list[Prediction]:
-        """Return a `Prediction` for each image, in the order given; see `stream`."""
+        """Return a `Prediction` for each image, in the order given; see `stream`.
+
+        Args:
+            images: One path, or several.
+            threshold: In place of the tagger's own, in [0, 1]; None: those.
+            batch_size: Images of one forward pass.
+            num_workers: Processes that decode images; 0: this one does.
+
+        Raises:
+            FileNotFoundError, DataError: an image is not there, or cannot be read.
+        """
         paths = [images] if isinstance(images, str | Path) else list(images)
         return list(self.stream(paths, threshold=threshold, batch_size=batch_size, num_workers=num_workers))
 
@@ -307,7 +330,16 @@ class Tagger:
     def features(
         self, images: str | Path | Sequence[str | Path], *, batch_size: int = 32, num_workers: int = 0
     ) -> np.ndarray:
-        """Return what the backbone makes of each image, float32 (N, D), in the order given; see `score`."""
+        """Return what the backbone makes of each image, float32 (N, D), in the order given; see `score`.
+
+        Args:
+            images: One path, or several.
+            batch_size: Images of one forward pass.
+            num_workers: Processes that decode images; 0: this one does.
+
+        Raises:
+            FileNotFoundError, DataError: an image is not there, or cannot be read.
+        """
         paths = [images] if isinstance(images, str | Path) else list(images)
         batches = self.score(paths, with_features=True, batch_size=batch_size, num_workers=num_workers)
         empty = np.zeros((0, self.model.num_features), dtype=np.float32)

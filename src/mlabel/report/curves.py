@@ -33,7 +33,9 @@ class PrecisionRecall(NamedTuple):
     share: float
 
     def at(self, threshold: float) -> tuple[float, float] | None:
-        """Return recall and precision of `score >= threshold`; None where nothing is decided, or no threshold is."""
+        """Return recall and precision of `score >= threshold`, `threshold` any number; None where nothing is decided,
+        or no threshold is.
+        """
         decided = int((self.thresholds >= threshold).sum())
         return (float(self.recall[decided - 1]), float(self.precision[decided - 1])) if decided else None
 
@@ -115,6 +117,13 @@ def plot_reliability(diagrams: Mapping[str, Reliability], path: str | Path) -> P
 
     Raises:
         ValueError: no diagrams, or one of several segments.
+
+    Example:
+        >>> import tempfile
+        >>> from mlabel.metrics import reliability
+        >>> found = reliability([[0.9], [0.2], [0.7]], [[1], [0], [0]], bins=2, per="all")
+        >>> plot_reliability({"all labels": found}, tempfile.mkdtemp() + "/reliability.png").name
+        'reliability.png'
     """
     if not diagrams or any(len(each.counts) != 1 for each in diagrams.values()):
         raise ValueError("at least one reliability, each of one segment, was wanted")

@@ -68,6 +68,13 @@ class ServeLimits:
         max_pixels: Of an image, refused from its header, with status 413.
         max_waiting: Images that wait for the model or are being received; further ones get status 503.
         timeout: Seconds that an image may take to arrive (status 408), and to wait for the model (status 503).
+
+    Raises:
+        ValueError: a number that is not above 0.
+
+    Example:
+        >>> ServeLimits(max_bytes=5 << 20).timeout
+        30.0
     """
 
     max_bytes: int = 20 << 20
@@ -109,6 +116,14 @@ def create_app(
 
     Raises:
         ImportError: FastAPI is not installed.
+
+    Example:
+        >>> from mlabel.inference import Tagger
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> from mlabel.models import create_model
+        >>> model = create_model("small_cnn", LabelSpace([Group("tags", ["cat", "dog"])]), image_size=32)
+        >>> create_app(Tagger(model), title="cats and dogs").title
+        'cats and dogs'
     """
     fastapi = require("fastapi", "serve")
     service = _Service(tagger, title, limits or ServeLimits())

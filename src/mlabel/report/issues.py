@@ -65,7 +65,7 @@ class LabelIssues:
         return replace(self, **{name: getattr(self, name)[chosen] for name in held})
 
     def name(self, column: int) -> str:
-        """Return the name of a label; its column where there is no space."""
+        """Return the name of the label at `column`; the number where there is no space."""
         return str(column) if self.space is None else self.space.names[column]
 
     def table(self, ids: Sequence[Any] | np.ndarray | None = None) -> list[dict[str, Any]]:

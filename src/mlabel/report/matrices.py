@@ -27,6 +27,12 @@ def plot_correlation(correlation: Any, path: str | Path, *, names: Sequence[str]
 
     Raises:
         ValueError: another shape than (K, K).
+
+    Example:
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp() + "/correlation.png"
+        >>> plot_correlation([[1.0, 0.5], [0.5, 1.0]], path, names=["cat", "dog"]).name
+        'correlation.png'
     """
     values = to_numpy(correlation)
     if values.shape != (len(names), len(names)):
@@ -45,6 +51,12 @@ def plot_shares(shares: Any, path: str | Path, *, names: Sequence[str], titles: 
 
     Raises:
         ValueError: another shape than (K, K).
+
+    Example:
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp() + "/shares.png"
+        >>> plot_shares([[0.0, 0.2], [0.1, 0.0]], path, names=["cat", "dog"], titles=("holds", "was decided")).name
+        'shares.png'
     """
     values = to_numpy(shares)
     if values.shape != (len(names), len(names)):
@@ -62,6 +74,11 @@ def plot_confusions(counts: Mapping[str, Sequence[int]], path: str | Path) -> Pa
 
     Raises:
         ValueError: no labels.
+
+    Example:
+        >>> import tempfile
+        >>> plot_confusions({"cat": (8, 2, 1, 89)}, tempfile.mkdtemp() + "/confusions.png").name
+        'confusions.png'
     """
     if not counts:
         raise ValueError("there are no labels to draw")

@@ -121,6 +121,16 @@ def write_diagnosis(folder: str | Path, diagnosis: Diagnosis, *, title: str) -> 
         folder: Where to write; made where it is not there.
         diagnosis: What `mlabel.data.examine` returned.
         title: The page's heading.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from mlabel.data import ImageTable, examine
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> space = LabelSpace([Group("tags", ["cat", "dog"])])
+        >>> table = ImageTable(paths=["a.png", "b.png"], targets=[[1, 0], [1, 1]], space=space)
+        >>> write_diagnosis(tempfile.mkdtemp(), examine({"all": table}), title="Cats and dogs").name
+        'index.html'
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -145,6 +145,11 @@ def plot_frequencies(counts: Any, path: str | Path, *, names: Sequence[str] | No
 
     Raises:
         ValueError: no labels, a count below 0, or not one name a label.
+
+    Example:
+        >>> import tempfile
+        >>> plot_frequencies([120, 7], tempfile.mkdtemp() + "/frequency.png", names=["cat", "dog"]).name
+        'frequency.png'
     """
     values = to_numpy(counts)
     if values.ndim != 1 or not values.size or values.min() < 0:
@@ -179,6 +184,11 @@ def plot_labels_per_image(amounts: Any, path: str | Path, *, decided: Any = None
 
     Raises:
         ValueError: a number below 0.
+
+    Example:
+        >>> import tempfile
+        >>> plot_labels_per_image([3, 10, 4], tempfile.mkdtemp() + "/labels.png", decided=[5, 9, 3]).name
+        'labels.png'
     """
     values = to_numpy(amounts)
     if values.ndim != 1 or (values.size and values.min() < 0):

@@ -41,6 +41,13 @@ def write_search(
         config: Settings, nested as they come.
         notes: Sentences that a reader of the figures must know.
         next_command: What to type next; None: nothing is suggested.
+
+    Example:
+        >>> import tempfile
+        >>> told = {"best": {"macro_f1": 0.5, "lr": 0.1}, "trials": [{"trial": 0, "macro_f1": 0.5, "lr": 0.1}]}
+        >>> path = write_search(tempfile.mkdtemp(), title="Learning rates", **told, pictures={}, config={"seed": 0})
+        >>> "Learning rates" in path.read_text()
+        True
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,6 +86,12 @@ def plot_trials(
         path: The PNG file to write.
         metric: The name of the values.
         higher_is_better: Which way is up for the line.
+
+    Example:
+        >>> import tempfile
+        >>> rows = [{"trial": 0, "state": "done", "value": 0.5, "lr": 0.1, "steps": {1: 0.4, 2: 0.5}}]
+        >>> plot_trials(rows, tempfile.mkdtemp() + "/trials.png", metric="macro_f1").name
+        'trials.png'
     """
     figure = _figure(width=8.0, height=3.4)
     (axes,) = _row_of_axes(figure, 1)
@@ -115,6 +128,12 @@ def plot_settings(
         metric: The name of the values.
         listed: Settings that were chosen from some values, which are set out evenly.
         logs: Settings whose axis is logarithmic.
+
+    Example:
+        >>> import tempfile
+        >>> rows = [{"trial": 0, "state": "done", "value": 0.5, "lr": 0.1, "steps": {1: 0.4, 2: 0.5}}]
+        >>> plot_settings(rows, tempfile.mkdtemp() + "/settings.png", names=["lr"], metric="macro_f1", logs=["lr"]).name
+        'settings.png'
     """
     lines = math.ceil(len(names) / _COLUMNS)
     figure = _figure(width=3.1 * min(len(names), _COLUMNS) + 0.6, height=2.9 * lines)
@@ -151,6 +170,12 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: str | Path, *, metric: 
         rows: Each with `trial`, `state` and `steps`, a mapping from epoch to value.
         path: The PNG file to write.
         metric: The name of the values.
+
+    Example:
+        >>> import tempfile
+        >>> rows = [{"trial": 0, "state": "done", "value": 0.5, "lr": 0.1, "steps": {1: 0.4, 2: 0.5}}]
+        >>> plot_curves(rows, tempfile.mkdtemp() + "/curves.png", metric="macro_f1").name
+        'curves.png'
     """
     figure = _figure(width=8.0, height=3.4)
     (axes,) = _row_of_axes(figure, 1)
@@ -169,7 +194,17 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: str | Path, *, metric: 
 
 
 def plot_importances(shares: Mapping[str, float], path: str | Path) -> Path:
-    """Draw name to share as bars, the largest on top, and return the path."""
+    """Draw name to share as bars, the largest on top, and return the path.
+
+    Args:
+        shares: Name of a setting to its share, in [0, 1].
+        path: The PNG file to write.
+
+    Example:
+        >>> import tempfile
+        >>> plot_importances({"lr": 0.75, "loss": 0.25}, tempfile.mkdtemp() + "/importances.png").name
+        'importances.png'
+    """
     ordered = sorted(shares.items(), key=lambda pair: pair[1])
     figure = _figure(width=8.0, height=0.9 + 0.3 * len(ordered))
     (axes,) = _row_of_axes(figure, 1)

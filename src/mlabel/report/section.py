@@ -29,6 +29,10 @@ class Tile(NamedTuple):
         image: A path, an address such as `a.tar@1536+20000`, or pixels uint8 (H, W, 3).
         lines: What stands under it; the first is what it is called.
         beside: Pixels that are shown beside it, such as where the model looked; None: nothing.
+
+    Example:
+        >>> Tile("a.png", ["a.png", "cat 0.93"]).lines[0]
+        'a.png'
     """
 
     image: str | Path | np.ndarray
@@ -42,6 +46,10 @@ class Picture(NamedTuple):
     Attributes:
         file: PNG or JPEG.
         alt: What it shows, for those who do not see it.
+
+    Example:
+        >>> Picture("curve.png", "The loss falls.").alt
+        'The loss falls.'
     """
 
     file: str | Path
@@ -58,6 +66,10 @@ class Section:
         pictures: Caption to a picture, or to its file; the caption may be empty.
         tables: Caption to rows of the same keys, such as `mlabel.metrics.frequency_rows` gives.
         galleries: Caption to pictures with lines under each.
+
+    Example:
+        >>> Section("Words").is_empty, Section("Labels", tables={"": [{"name": "cat", "f1": 0.5}]}).is_empty
+        (True, False)
     """
 
     title: str

@@ -35,6 +35,18 @@ def plot_augmented(dataset: ImageDataset, row: int, *, epochs: Sequence[int], pa
     Raises:
         ImageError: the image cannot be read.
         ValueError: no epochs.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from mlabel.data import ImageDataset, ImageTable
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> folder = tempfile.mkdtemp()
+        >>> Image.new("RGB", (32, 32)).save(folder + "/a.png")
+        >>> table = ImageTable(paths=[folder + "/a.png"], targets=[[1]], space=LabelSpace([Group("tags", ["cat"])]))
+        >>> dataset = ImageDataset(table, image_size=32, augment="flip")
+        >>> plot_augmented(dataset, 0, epochs=[0, 1], path=folder + "/augmented.png").name
+        'augmented.png'
     """
     images = [dataset.read(epoch, row) for epoch in epochs]
     return plot_sheet(images, path, captions=[f"epoch {epoch}" for epoch in epochs])

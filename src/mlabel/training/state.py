@@ -65,7 +65,8 @@ class TrainState:
         >>> from mlabel.labels import Group, LabelSpace
         >>> from mlabel.models import create_model
         >>> from mlabel.training import TrainConfig, make_optimizer
-        >>> model, config = create_model("small_cnn", LabelSpace([Group("tags", ["cat"])]), image_size=32), TrainConfig()
+        >>> space, config = LabelSpace([Group("tags", ["cat"])]), TrainConfig()
+        >>> model = create_model("small_cnn", space, image_size=32)
         >>> state = TrainState(model, make_optimizer(model, config), torch.amp.GradScaler("cpu", enabled=False), config)
         >>> state.step, state.best, state.judge(0.5, higher_is_better=True), state.best
         (0, None, True, 0.5)

@@ -72,7 +72,8 @@ def train_step(
         >>> from mlabel.losses import Loss, binary_cross_entropy
         >>> from mlabel.models import create_model
         >>> from mlabel.training import TrainConfig, make_optimizer
-        >>> model, config = create_model("small_cnn", LabelSpace([Group("tags", ["cat"])]), image_size=32), TrainConfig()
+        >>> space, config = LabelSpace([Group("tags", ["cat"])]), TrainConfig()
+        >>> model = create_model("small_cnn", space, image_size=32)
         >>> state = TrainState(model, make_optimizer(model, config), torch.amp.GradScaler("cpu", enabled=False), config)
         >>> batch = Batch(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([[0], [1]]), None, torch.arange(2))
         >>> result = train_step(state, Loss(binary_cross_entropy), [batch], precision="fp32", learning_rate=0.1)

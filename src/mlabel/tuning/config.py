@@ -39,7 +39,8 @@ class SearchConfig:
 
     Example:
         >>> from mlabel.tuning import Choice
-        >>> SearchConfig(strategy="grid").count({"loss": Choice(("focal", "asymmetric")), "lr": Choice((0.1, 0.01, 0.001))})
+        >>> parameters = {"loss": Choice(("focal", "asymmetric")), "lr": Choice((0.1, 0.01, 0.001))}
+        >>> SearchConfig(strategy="grid").count(parameters)
         6
     """
 

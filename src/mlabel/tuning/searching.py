@@ -89,7 +89,9 @@ def search(
         >>> import tempfile
         >>> from mlabel.tuning import SearchConfig, search
         >>> folder, config = tempfile.mkdtemp(), SearchConfig(strategy="grid")
-        >>> study = search(lambda t: -(t.values["x"] ** 2), {"x": [-1, 0, 2]}, folder, config=config, say=lambda line: None)
+        >>> def objective(trial):
+        ...     return -(trial.values["x"] ** 2)
+        >>> study = search(objective, {"x": [-1, 0, 2]}, folder, config=config, say=lambda line: None)
         >>> study.best.values
         {'x': 0}
     """
