@@ -7,12 +7,14 @@ import re
 import runpy
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import GenericAlias
 
 import pytest
 
 import mlabel
+from mlabel._checks import check_positive
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,6 +57,117 @@ def test_what_packages_make_public_is_documented() -> None:
         package, _, last = name.rpartition(".")
         held = getattr(sys.modules[package], last)
         assert not callable(held) or held.__doc__ or isinstance(held, GenericAlias), name
+
+
+def test_docstrings_of_public_names_are_complete() -> None:
+    check = runpy.run_path(str(ROOT / "tools" / "check_docstrings.py"))
+    objects = check["public_objects"]()
+    assert len(objects) > 300
+    assert check["faults"](objects) == []
+    assert set(check["WITHOUT_EXAMPLE"]) <= {held.__name__ for held in objects.values()}
+
+
+def _bare(width):
+    return width
+
+
+def _silent(width):
+    """Return it.
+
+    Example:
+        >>> _silent(1)  # doctest: +SKIP
+    """
+    if width < 0:
+        raise KeyError(width)
+    return _refuse(width)
+
+
+def _refuse(width):
+    try:
+        raise OSError
+    except OSError as error:
+        raise RuntimeError(width) from error
+
+
+def _checked(width) -> Counter:
+    """Return it.
+
+    Args:
+        width: A number.
+
+    Example:
+        >>> 1 + 1
+        2
+    """
+    check_positive(width, "width")
+    return Counter()
+
+
+class _Careless:
+    """Something.
+
+    Raises:
+        ValueError: it is bad.
+    """
+
+    def __init__(self, width, **kwargs):
+        check_positive(width, "width")
+
+    def grow(self, by, *, times):
+        """Return it `by` more.
+
+        Raises:
+            KeyError, ValueError: never.
+        """
+        raise KeyError(by)
+
+    @property
+    def size(self):
+        return 3
+
+
+class _Careful(_Careless):
+    """Something else.
+
+    Args:
+        width: A number.
+
+    Example:
+        >>> 1 + 1
+        2
+    """
+
+    def __init__(self, width):
+        self.width = width
+
+    def grow(self, by, *, times):
+        """Return it so many `times` more."""
+        raise KeyError(by)
+
+
+def test_what_a_docstring_lacks_is_found() -> None:
+    check = runpy.run_path(str(ROOT / "tools" / "check_docstrings.py"))
+
+    def of(held):
+        return check["faults"]({"x": held})
+
+    some = check["SOME"]
+    assert of(_bare) == ["x: no docstring"]
+    assert of(_silent) == [
+        "x: says nothing of width",
+        "x: does not say that it raises KeyError, RuntimeError",
+        "x: no example",
+    ]
+    assert of(_checked) == [f"x: does not say that it raises {some}"]
+    assert of(_Careless) == [
+        "x: says nothing of width",
+        "x.grow: says nothing of times",
+        "x.size: no docstring",
+        "x: no example",
+    ]
+    assert of(_Careful) == []
+    assert check["faults"]({"x": _Careless}, ["_Careless"])[-1] == "x.size: no docstring"
+    assert check["returned_by_examples"]([_checked, _silent]) == {"Counter"}
 
 
 def test_links_that_lead_nowhere_are_found(tmp_path: Path) -> None:

@@ -41,6 +41,18 @@ def copy_with_card(run: Run, folder: str | Path) -> Path:
         FileNotFoundError: the run has no bundle, or was not evaluated.
         DataError: the file of the metrics is not what an evaluation writes.
         FileExistsError: `folder` holds something else.
+
+    Example:
+        >>> import dataclasses, tempfile
+        >>> from mlabel.recipes import DEMO, run, write_scenes
+        >>> from mlabel.training import TrainConfig
+        >>> folder = tempfile.mkdtemp()
+        >>> data, train = write_scenes(folder, num_scenes=60), TrainConfig(epochs=1)
+        >>> recipe = dataclasses.replace(DEMO, data=str(data), train=train)
+        >>> _ = run(recipe, folder + "/a", say=lambda line: None)
+        >>> from mlabel.recipes import Run
+        >>> copy_with_card(Run.open(folder + "/a", device="cpu"), folder + "/hub").name
+        'README.md'
     """
     source = run.folder / "bundle"
     tagger = Tagger.load(source, device="cpu")

@@ -66,6 +66,20 @@ def compare_runs(
         ValueError: fewer than two runs, or runs that cannot be compared: of other images, of other annotations of the
             same, or without a label in common; or an unknown name.
         FileNotFoundError, DataError: a folder holds no run, or its data is not what it was.
+
+    Example:
+        >>> import dataclasses, tempfile
+        >>> from mlabel.recipes import DEMO, run, write_scenes
+        >>> from mlabel.training import TrainConfig
+        >>> folder = tempfile.mkdtemp()
+        >>> data, train = write_scenes(folder, num_scenes=60), TrainConfig(epochs=1)
+        >>> recipe = dataclasses.replace(DEMO, data=str(data), train=train)
+        >>> for name, lr in (("a", 0.01), ("b", 0.001)):
+        ...     own = dataclasses.replace(recipe, train=dataclasses.replace(train, lr=lr))
+        ...     _ = run(own, f"{folder}/{name}", say=lambda line: None)
+        >>> found = compare_runs([folder + "/a", folder + "/b"], resamples=20, seconds=0)
+        >>> found.names, found.settings["b"], found.num_samples
+        (('a', 'b'), {'train.lr': 0.001}, 11)
     """
     resolve(by, dict.fromkeys(LABEL_STATISTICS), "statistic of labels")
     resolve(correction, CORRECTIONS, "correction")

@@ -22,6 +22,20 @@ def write_run_comparison(result: RunComparison, folder: str | Path) -> Path:
     Args:
         result: What `compare_runs` returned.
         folder: Where to write; made where it is not there.
+
+    Example:
+        >>> import dataclasses, tempfile
+        >>> from mlabel.recipes import DEMO, compare_runs, run, write_scenes
+        >>> from mlabel.training import TrainConfig
+        >>> folder = tempfile.mkdtemp()
+        >>> data, train = write_scenes(folder, num_scenes=60), TrainConfig(epochs=1)
+        >>> recipe = dataclasses.replace(DEMO, data=str(data), train=train)
+        >>> for name, lr in (("a", 0.01), ("b", 0.001)):
+        ...     own = dataclasses.replace(recipe, train=dataclasses.replace(train, lr=lr))
+        ...     _ = run(own, f"{folder}/{name}", say=lambda line: None)
+        >>> found = compare_runs([folder + "/a", folder + "/b"], resamples=20, seconds=0)
+        >>> write_run_comparison(found, folder + "/compared").name
+        'index.html'
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

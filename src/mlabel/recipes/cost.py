@@ -56,6 +56,15 @@ def measure_costs(
         batch_size: Images of a batch.
         precisions: Name to fp32, bf16, fp16 or auto; None: fp32.
         seconds: For each model; there are at least five rounds.
+
+    Example:
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> from mlabel.models import create_model
+        >>> space = LabelSpace([Group("tags", ["cat", "dog"])])
+        >>> models = {head: create_model("small_cnn", space, head=head, image_size=32) for head in ("linear", "mlp")}
+        >>> costs = measure_costs(models, batch_size=2, seconds=0.01)
+        >>> costs["linear"].relative_speed, costs["mlp"].parameters > costs["linear"].parameters
+        (1.0, True)
     """
     passes = [_Pass(model, batch_size, (precisions or {}).get(name, "fp32")) for name, model in models.items()]
     times = _rounds(passes, seconds * len(passes))

@@ -90,7 +90,9 @@ class RunEvaluation:
         return found
 
     def decisions(self, space: LabelSpace) -> sp.csr_array:
-        """Return what was decided in the last column of the images that were scored, CSR bool (M, L)."""
+        """Return what was decided in the last column of the images that were scored, CSR bool (M, L), in the columns of
+        `space`.
+        """
         scores = self.scores if self.scored == self.expected else self.scores[self.rows]
         sets = threshold_sets(self.levels, self.folds, scores.shape, space)
         rows = decision_rows(scores, sets, self.folds, space)

@@ -12,7 +12,22 @@ from mlabel.weights import LabelTable, class_weights, describe
 
 
 def make_loss(recipe: Recipe, train: ImageTable) -> nn.Module:
-    """Return the loss of a recipe, with weights and adjusted logits from the training table where it wants them."""
+    """Return the loss of a recipe, with weights and adjusted logits from the training table where it wants them.
+
+    Args:
+        recipe: Its `loss`, `weighting`, `logit_adjustment` and what belongs to them are used.
+        train: The training table.
+
+    Raises:
+        ValueError: see `mlabel.losses.create`.
+
+    Example:
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> space = LabelSpace([Group("tags", ["cat", "dog"])])
+        >>> table = ImageTable(paths=["a.png", "b.png"], targets=[[1, 0], [1, 1]], space=space)
+        >>> make_loss(Recipe("csv", "labels.csv", loss="focal", loss_options={"gamma": 1.0}), table)
+        Loss(focal(gamma=1.0), reduction='mean')
+    """
     loss = create(
         recipe.loss,
         space=train.space,

@@ -65,6 +65,18 @@ def find_run_issues(
 
     Raises:
         ValueError: the part is not there, or has no labels.
+
+    Example:
+        >>> import dataclasses, tempfile
+        >>> from mlabel.recipes import DEMO, Run, run, write_scenes
+        >>> from mlabel.training import TrainConfig
+        >>> folder = tempfile.mkdtemp()
+        >>> data, train = write_scenes(folder, num_scenes=60), TrainConfig(epochs=1)
+        >>> recipe = dataclasses.replace(DEMO, data=str(data), train=train)
+        >>> _ = run(recipe, folder + "/a", say=lambda line: None)
+        >>> found = find_run_issues(Run.open(folder + "/a", device="cpu"))
+        >>> found.part, found.scores.shape
+        ('test', (11, 14))
     """
     part, notes = run.part_to_evaluate(part)
     if part == "train":
@@ -140,6 +152,18 @@ def write_issues(run: Run, found: RunIssues, *, limit: int = 24, for_spreadsheet
         found: What `find_run_issues` returned.
         limit: How many pictures of each kind the gallery has.
         for_spreadsheet: See `LabelIssues.to_csv`.
+
+    Example:
+        >>> import dataclasses, tempfile
+        >>> from mlabel.recipes import DEMO, Run, find_run_issues, run, write_scenes
+        >>> from mlabel.training import TrainConfig
+        >>> folder = tempfile.mkdtemp()
+        >>> data, train = write_scenes(folder, num_scenes=60), TrainConfig(epochs=1)
+        >>> recipe = dataclasses.replace(DEMO, data=str(data), train=train)
+        >>> _ = run(recipe, folder + "/a", say=lambda line: None)
+        >>> opened = Run.open(folder + "/a", device="cpu")
+        >>> [path.name for path in write_issues(opened, find_run_issues(opened))]
+        ['label-issues-test.csv', 'index.html']
     """
     folder = run.folder / "report"
     folder.mkdir(exist_ok=True)

@@ -46,6 +46,18 @@ def write_evaluation(
 
     Raises:
         ValueError: an unknown section or label.
+
+    Example:
+        >>> import dataclasses, tempfile
+        >>> from mlabel.recipes import DEMO, Run, run, write_scenes
+        >>> from mlabel.training import TrainConfig
+        >>> folder = tempfile.mkdtemp()
+        >>> data, train = write_scenes(folder, num_scenes=60), TrainConfig(epochs=1)
+        >>> recipe = dataclasses.replace(DEMO, data=str(data), train=train)
+        >>> _ = run(recipe, folder + "/a", say=lambda line: None)
+        >>> opened = Run.open(folder + "/a", device="cpu")
+        >>> write_evaluation(opened, opened.evaluate()).name
+        'index.html'
     """
     folder = run.folder / "report"
     folder.mkdir(exist_ok=True)
@@ -95,6 +107,17 @@ def report_run(
 
     Raises:
         ValueError: the part is not there, or has no labels; or an unknown label.
+
+    Example:
+        >>> import dataclasses, tempfile
+        >>> from mlabel.recipes import DEMO, Run, run, write_scenes
+        >>> from mlabel.training import TrainConfig
+        >>> folder = tempfile.mkdtemp()
+        >>> data, train = write_scenes(folder, num_scenes=60), TrainConfig(epochs=1)
+        >>> recipe = dataclasses.replace(DEMO, data=str(data), train=train)
+        >>> _ = run(recipe, folder + "/a", say=lambda line: None)
+        >>> report_run(Run.open(folder + "/a", device="cpu"), intervals=0).name
+        'index.html'
     """
     for name in labels or ():
         run.model.space.index(name)

@@ -185,6 +185,17 @@ def plan_run(
 
     Raises:
         DataError, FileNotFoundError, FileExistsError, ValueError: as `run` would.
+
+    Example:
+        >>> import dataclasses, tempfile
+        >>> from mlabel.recipes import DEMO, write_scenes
+        >>> from mlabel.training import TrainConfig
+        >>> folder = tempfile.mkdtemp()
+        >>> data, train = write_scenes(folder, num_scenes=60), TrainConfig(epochs=1)
+        >>> recipe = dataclasses.replace(DEMO, data=str(data), train=train)
+        >>> plan = plan_run(recipe, folder + "/a", seconds=0)
+        >>> plan.parts, plan.steps
+        ({'train': 42, 'val': 7, 'test': 11}, 1)
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("a plan is made by one process; start it without torchrun")

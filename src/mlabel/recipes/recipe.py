@@ -156,7 +156,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
-        """Return the recipe that `to_dict` described.
+        """Return the recipe that `to_dict` described as `data`.
 
         Raises:
             ValueError: an unknown name, or a value out of its range.

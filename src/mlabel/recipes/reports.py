@@ -19,6 +19,11 @@ class Report:
         figures: What it and those it compares with reached: column title to metric, under the names of `Evaluation`,
             to number.
         untold: What had to be chosen here.
+
+    Example:
+        >>> from mlabel.recipes import REPORTS
+        >>> sorted(REPORTS)[:2]
+        ['celeba_resnet_vs_densenet', 'danbooru_resnet50']
     """
 
     title: str

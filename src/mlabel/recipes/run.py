@@ -63,6 +63,20 @@ class Run:
         model: The model; fresh where the run was begun, with its best weights where it was opened.
         progress: Wraps the batches that are scored; see `score_table`.
         ranks: The processes that train and score together; the first alone writes into the folder.
+
+    Example:
+        >>> import dataclasses, tempfile
+        >>> from mlabel.recipes import DEMO, write_scenes
+        >>> from mlabel.training import TrainConfig
+        >>> folder = tempfile.mkdtemp()
+        >>> data, train = write_scenes(folder, num_scenes=60), TrainConfig(epochs=1)
+        >>> recipe = dataclasses.replace(DEMO, data=str(data), train=train)
+        >>> _ = run(recipe, folder + "/a", say=lambda line: None)
+        >>> opened = Run.open(folder + "/a", device="cpu")
+        >>> {name: len(part) for name, part in opened.parts.items()}
+        {'train': 42, 'val': 7, 'test': 11}
+        >>> opened.evaluate(part="val").part
+        'val'
     """
 
     folder: Path
@@ -83,6 +97,13 @@ class Run:
         ranks: Ranks = ALONE,
     ) -> Run:
         """Return a new run: the data of `recipe` is read, and said what it is, and its model made.
+
+        Args:
+            recipe: What to do.
+            folder: The run's; made where it is not there.
+            progress: See `score_table`.
+            say: Takes what a person should read.
+            ranks: The processes that train together.
 
         Raises:
             DataError: there is no training part; also see the reader and `create_model`.
@@ -132,7 +153,12 @@ class Run:
         return run
 
     def limited(self, limit: int | None, part: str | None = None) -> Run:
-        """Return the run with at most `limit` images in a part, or in each; None: as it is."""
+        """Return the run with at most `limit` images in a part, or in each.
+
+        Args:
+            limit: How many images; None: the run as it is.
+            part: Of which part; None: of each.
+        """
         if limit is None:
             return self
         parts = {name: each.limit(limit) if part in (None, name) else each for name, each in self.parts.items()}
@@ -152,6 +178,9 @@ class Run:
     def part_to_evaluate(self, wanted: str | None = None) -> tuple[str, tuple[str, ...]]:
         """Return the name of the part to measure on, and a note where it is not the obvious one.
 
+        Args:
+            wanted: The part; None: test where it has labels, else val.
+
         Raises:
             ValueError: the wanted part is not there, or has no labels; or none but the training part has.
         """
@@ -168,7 +197,7 @@ class Run:
         return "val", (f"the test part {why}: these figures are of the validation part",)
 
     def score(self, part: str) -> TableScores:
-        """Return what the model says of a part.
+        """Return what the model says of the part `part`.
 
         Images that cannot be read are an error or skipped as the recipe says, and then listed in the run's `bad.jsonl`.
         """
@@ -350,6 +379,17 @@ def run(
 
     Raises:
         DataError, FileNotFoundError, ValueError: see the reader, `create_model` and `fit`.
+
+    Example:
+        >>> import dataclasses, tempfile
+        >>> from mlabel.recipes import DEMO, write_scenes
+        >>> from mlabel.training import TrainConfig
+        >>> folder = tempfile.mkdtemp()
+        >>> data, train = write_scenes(folder, num_scenes=60), TrainConfig(epochs=1)
+        >>> recipe = dataclasses.replace(DEMO, data=str(data), train=train)
+        >>> result = run(recipe, folder + "/a", say=lambda line: None)
+        >>> result.part, sorted(result.columns)
+        ('test', ['at 0.5', 'calibrated', 'prior'])
     """
     ranks = join_ranks(device)
     include = check_include(include)

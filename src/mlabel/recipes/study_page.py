@@ -14,7 +14,24 @@ from mlabel.tuning import Range, Study
 
 
 def write_study(study: Study) -> Path:
-    """Write what a search found into `report` of its folder: `index.html`, its pictures, CSV, JSON; return the page."""
+    """Write what a search found into `report` of its folder: `index.html`, its pictures, CSV, JSON; return the page.
+
+    Args:
+        study: What `tune` returned, or `mlabel.tuning.load_study`.
+
+    Example:
+        >>> import dataclasses, tempfile
+        >>> from mlabel.recipes import DEMO, tune, write_scenes
+        >>> from mlabel.training import TrainConfig
+        >>> folder = tempfile.mkdtemp()
+        >>> data, train = write_scenes(folder, num_scenes=60), TrainConfig(epochs=1)
+        >>> recipe = dataclasses.replace(DEMO, data=str(data), train=train)
+        >>> from mlabel.tuning import SearchConfig
+        >>> config = SearchConfig(strategy="grid")
+        >>> study = tune(recipe, {"lr": [0.01, 0.001]}, folder + "/study", config=config, say=lambda line: None)
+        >>> write_study(study).name
+        'index.html'
+    """
     folder = study.folder / "report"
     folder.mkdir(exist_ok=True)
     rows = study.rows()

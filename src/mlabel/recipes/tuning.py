@@ -150,6 +150,18 @@ def tune(
         ValueError: a setting that there is not, that cannot be searched over, or that cannot have such a value; no
             labelled validation part; or the folder holds another search.
         RuntimeError: no trial came to its end.
+
+    Example:
+        >>> import dataclasses, tempfile
+        >>> from mlabel.recipes import DEMO, write_scenes
+        >>> from mlabel.training import TrainConfig
+        >>> folder = tempfile.mkdtemp()
+        >>> data, train = write_scenes(folder, num_scenes=60), TrainConfig(epochs=1)
+        >>> recipe = dataclasses.replace(DEMO, data=str(data), train=train)
+        >>> config = SearchConfig(strategy="grid")
+        >>> study = tune(recipe, {"lr": [0.01, 0.001]}, folder + "/study", config=config, say=lambda line: None)
+        >>> [trial.state for trial in study.trials]
+        ['done', 'done']
     """
     space = parse_parameters(parameters)
     resolve(keep, dict.fromkeys(KEEP_TRIALS), "choice of trials to keep")
@@ -202,6 +214,18 @@ def retrain(
 
     Raises:
         ValueError: no trial is done, or fewer than one seed.
+
+    Example:
+        >>> import dataclasses, tempfile
+        >>> from mlabel.recipes import DEMO, write_scenes
+        >>> from mlabel.training import TrainConfig
+        >>> folder = tempfile.mkdtemp()
+        >>> data, train = write_scenes(folder, num_scenes=60), TrainConfig(epochs=1)
+        >>> recipe = dataclasses.replace(DEMO, data=str(data), train=train)
+        >>> config = SearchConfig(strategy="grid")
+        >>> study = tune(recipe, {"lr": [0.01, 0.001]}, folder + "/study", config=config, say=lambda line: None)
+        >>> [found.part for found in retrain(study, say=lambda line: None).values()]
+        ['test']
     """
     if study.best is None or seeds < 1:
         raise ValueError(f"a study with a trial that is done, and a seed or more, are wanted; got {seeds} seeds")
@@ -221,8 +245,23 @@ def retrain(
 def best_recipe(study: Study) -> Recipe:
     """Return the recipe of a study with the settings of its best trial.
 
+    Args:
+        study: What `tune` returned, or `mlabel.tuning.load_study`.
+
     Raises:
         ValueError: no trial is done.
+
+    Example:
+        >>> import dataclasses, tempfile
+        >>> from mlabel.recipes import DEMO, write_scenes
+        >>> from mlabel.training import TrainConfig
+        >>> folder = tempfile.mkdtemp()
+        >>> data, train = write_scenes(folder, num_scenes=60), TrainConfig(epochs=1)
+        >>> recipe = dataclasses.replace(DEMO, data=str(data), train=train)
+        >>> config = SearchConfig(strategy="grid")
+        >>> study = tune(recipe, {"lr": [0.01, 0.001]}, folder + "/study", config=config, say=lambda line: None)
+        >>> best_recipe(study).train.lr == study.best.values["lr"]
+        True
     """
     if study.best is None:
         raise ValueError(f"{study.folder}: no trial is done")

@@ -121,9 +121,15 @@ def gather_tensors(state: TrainState, ranks: Ranks) -> SavedTensors | None:
         ranks: Those that train together.
 
     Example:
-        >>> tensors = gather_tensors(event.state, ranks)  # doctest: +SKIP
-        >>> if tensors is not None:  # doctest: +SKIP
-        ...     save_checkpoint(event.state, "runs/a", tensors=tensors)
+        >>> from mlabel.labels import Group, LabelSpace
+        >>> from mlabel.models import create_model
+        >>> from mlabel.training import TrainConfig, join_ranks, make_optimizer
+        >>> space, config = LabelSpace([Group("tags", ["cat"])]), TrainConfig()
+        >>> model = create_model("small_cnn", space, image_size=32)
+        >>> state = TrainState(model, make_optimizer(model, config), torch.amp.GradScaler("cpu", enabled=False), config)
+        >>> tensors = gather_tensors(state, join_ranks("cpu"))  # `save_checkpoint` takes them
+        >>> tensors.model["head.linear.bias"].shape
+        torch.Size([1])
     """
     held = SavedTensors.of(state)
     if any(map(is_part, held.model.values())):
