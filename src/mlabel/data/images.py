@@ -72,9 +72,18 @@ _UPRIGHT = {
 class ImageError(DataError):
     """An image that cannot be read; the message names it, `reason` says why in one word.
 
-    Attributes:
-        reason: missing, directory, special, permission, unreadable, empty, not_an_image, format, too_large, truncated,
-            corrupt or depth.
+    Args:
+        message: What is wrong, and with which image.
+        reason: The same in one word: missing, directory, special, permission, unreadable, empty, not_an_image, format,
+            too_large, truncated, corrupt or depth.
+
+    Example:
+        >>> import io
+        >>> try:
+        ...     read_image(io.BytesIO(b"<html>"))
+        ... except ImageError as error:
+        ...     print(error.reason)
+        not_an_image
     """
 
     # One argument, so that the error can be rebuilt in another process from its message.
@@ -84,7 +93,19 @@ class ImageError(DataError):
 
 
 class MissingImageError(ImageError, FileNotFoundError):
-    """An image file that is not there: an `ImageError` that `except FileNotFoundError` catches too."""
+    """An image file that is not there: an `ImageError` that `except FileNotFoundError` catches too.
+
+    Args:
+        message: What is wrong, and with which image.
+        reason: The same in one word.
+
+    Example:
+        >>> try:
+        ...     read_image("gone.png")
+        ... except FileNotFoundError as error:
+        ...     print(type(error).__name__)
+        MissingImageError
+    """
 
     def __init__(self, message: str, reason: str = "missing") -> None:
         super().__init__(message, reason)
@@ -135,6 +156,7 @@ def read_image(
     Raises:
         MissingImageError: there is no such file (also a FileNotFoundError).
         ImageError: anything else that keeps the picture from being read; `reason` has it in one word.
+        TypeError: a source that is neither a path, bytes nor a binary file.
 
     Example:
         >>> import io

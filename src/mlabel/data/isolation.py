@@ -1,7 +1,8 @@
 """Images read in processes that are thrown away, so that a decoder's crash costs one image and not the survey.
 
 A server, a fresh interpreter, forks a child for every few images. The child has limits of memory and time and writes
-no byte to a file. What it says comes back as JSON that is checked; nothing that a decoder may have had a hand in is unpickled.
+no byte to a file. What it says comes back as JSON that is checked; nothing that a decoder may have had a hand in is
+unpickled.
 """
 
 from __future__ import annotations

@@ -65,6 +65,9 @@ class Survey:
             distance: 0: pictures that are the same pixel by pixel. 1 to 16: also those whose perceptual hashes differ
                 in at most so many of 64 bits, and all that are linked by such pairs; 4 finds re-encoded and resized
                 copies. Flat pictures are compared pixel by pixel only.
+
+        Raises:
+            ValueError: a distance that is not from 0 to 16.
         """
         check_between(distance, 0, 16, "distance")
         rows = np.flatnonzero(self.readable)
@@ -101,6 +104,9 @@ def survey_images(
             it for a minute, or makes it take more than 512 MiB and 16 bytes for each of `max_pixels` is then a
             finding too (`crashed`, `slow`, `memory`).
         progress: Wraps the facts as they come; gets them, their number and a title.
+
+    Raises:
+        ValueError: `max_pixels` that is not above 0.
 
     Example:
         >>> import tempfile

@@ -82,8 +82,8 @@ class Tagger:
         >>> folder = tempfile.mkdtemp()
         >>> Image.new("RGB", (32, 32)).save(folder + "/a.png")
         >>> model = create_model("small_cnn", LabelSpace([Group("tags", ["cat", "dog"])]), image_size=32)
-        >>> tagger = Tagger(model, thresholds=0.0)  # each label holds
-        >>> found = tagger.predict([folder + "/a.png"])[0]
+        >>> tagger = Tagger(model)
+        >>> found = tagger.predict([folder + "/a.png"], threshold=0.0)[0]  # each label holds
         >>> sorted(found.labels), found.scores.shape
         (['cat', 'dog'], (2,))
         >>> Tagger.load(tagger.save(folder + "/bundle")).space.names

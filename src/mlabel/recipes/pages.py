@@ -101,7 +101,7 @@ def report_run(
         run: From `Run.open`.
         part: None: test where it has labels, else val.
         threshold: Of the middle column of the metrics.
-        intervals: Of how many resamples to make intervals.
+        intervals: Of how many resamples to make intervals, 1 or more.
         labels: See `write_evaluation`.
         tiles: How many pictures a gallery has at most.
 
@@ -116,7 +116,7 @@ def report_run(
         >>> data, train = write_scenes(folder, num_scenes=60), TrainConfig(epochs=1)
         >>> recipe = dataclasses.replace(DEMO, data=str(data), train=train)
         >>> _ = run(recipe, folder + "/a", say=lambda line: None)
-        >>> report_run(Run.open(folder + "/a", device="cpu"), intervals=0).name
+        >>> report_run(Run.open(folder + "/a", device="cpu"), intervals=20).name
         'index.html'
     """
     for name in labels or ():

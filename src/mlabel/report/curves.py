@@ -121,7 +121,7 @@ def plot_reliability(diagrams: Mapping[str, Reliability], path: str | Path) -> P
     Example:
         >>> import tempfile
         >>> from mlabel.metrics import reliability
-        >>> found = reliability([[0.9], [0.2], [0.7]], [[1], [0], [0]], bins=2, per="all")
+        >>> found = reliability([[0.9], [0.2], [0.7]], [[1], [0], [0]], bins=2)
         >>> plot_reliability({"all labels": found}, tempfile.mkdtemp() + "/reliability.png").name
         'reliability.png'
     """
