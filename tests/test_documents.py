@@ -72,11 +72,7 @@ def _bare(width):
 
 
 def _silent(width):
-    """Return it.
-
-    Example:
-        >>> _silent(1)  # doctest: +SKIP
-    """
+    """Return it."""
     if width < 0:
         raise KeyError(width)
     return _refuse(width)
@@ -158,6 +154,8 @@ def test_what_a_docstring_lacks_is_found() -> None:
         "x: does not say that it raises KeyError, RuntimeError",
         "x: no example",
     ]
+    _silent.__doc__ += "\n    Example:\n        >>> _silent(1)  # doctest: +SKIP"
+    assert of(_silent)[-1] == "x: no example"
     assert of(_checked) == [f"x: does not say that it raises {some}"]
     assert of(_Careless) == [
         "x: says nothing of width",
