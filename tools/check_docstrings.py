@@ -3,8 +3,8 @@
     python tools/check_docstrings.py
 
 Errors are read from the source: the `raise` statements of a function and of the private functions of its module that
-it calls, and the checks of `mlabel._checks`; not what reaches it from other modules. A method that overrides one of
-the library may leave its docstring, or its arguments, to the one it overrides. A class that a public function with an
+it calls, and the checks of other modules; not what else reaches it from there. A method that overrides one of the
+library may leave its docstring, or its arguments, to the one it overrides. A class that a public function with an
 example returns is shown by that example.
 """
 
@@ -21,11 +21,10 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import mlabel
-from mlabel import _checks
 
 # What is part of a protocol of Python, or for nobody to catch.
 UNSTATED = {"AttributeError", "StopIteration", "NotImplementedError", "AssertionError"}
-# What a check of `_checks` raises depends on what is checked: any error that is stated will do.
+# What a check of another module raises depends on what is checked: any error that is stated will do.
 SOME = "what its checks of arguments raise"
 
 # Public names that have no example, and why.
@@ -160,11 +159,17 @@ def errors_of(function: FunctionType) -> frozenset[str]:
         tree = ast.parse(textwrap.dedent(inspect.getsource(one)))
         found |= _raised(tree)
         called = [names[name] for name in _called(tree) if isinstance(names.get(name), FunctionType)]
-        if any(each.__module__ == _checks.__name__ and errors_of(each) for each in called):
+        if any(_is_check(each) and each.__module__ != function.__module__ and errors_of(each) for each in called):
             found.add(SOME)
         private = [inspect.unwrap(each) for each in called if each.__name__.startswith("_")]
         waiting += [each for each in private if each.__module__ == function.__module__ and each not in seen]
     return frozenset(found)
+
+
+def _is_check(function: FunctionType) -> bool:
+    """Return whether a function belongs to a private module, as `mlabel._checks` is, or is named as checks are."""
+    private = function.__module__.rpartition(".")[2].startswith("_")
+    return private or function.__name__.startswith(("check_", "refuse_"))
 
 
 def _raised(tree: ast.AST) -> set[str]:

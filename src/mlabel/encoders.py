@@ -163,7 +163,12 @@ class MultiHotEncoder(_Encoder):
         return Encoded(_csr_of_ones(rows, self.space_.num_labels), None, dict(sorted(ignored.items())))
 
     def inverse_transform(self, X: Any) -> list[list[str]]:  # noqa: N803
-        """Return the tags of each row of `X`, targets or decisions (N, L), in column order."""
+        """Return the tags of each row of `X`, targets or decisions (N, L), in column order.
+
+        Raises:
+            ValueError: another number of columns.
+            NotFittedError: `fit` was not called.
+        """
         check_is_fitted(self, "space_")
         return self.space_.decode(X)
 

@@ -315,7 +315,7 @@ def rank_share(order: np.ndarray, *, rank: int, world_size: int, at_least: int =
     at most, but for those that are empty.
 
     Args:
-        order: Rows of all.
+        order: Rows of all, integers (M,).
         rank: Which one.
         world_size: How many they are.
         at_least: So many rows has whoever has any; where there are fewer for each, the last ranks have none.

@@ -47,7 +47,7 @@ class WrittenShards:
         folder: Where.
         names: Of the tars.
         num_samples: In them.
-        num_bytes: Of the tars, without their indices.
+        num_bytes: Bytes of the tars, without their indices.
         num_kept: How many of the tars were there already.
         skipped: Ids and reasons of the images that could not be read.
     """
@@ -79,7 +79,7 @@ def write_shards(
     Args:
         table: Whose images. They may lie in other shards.
         folder: Made if it is not there.
-        shard_bytes: Size of a tar at most; one that holds a single image may be larger.
+        shard_bytes: Size of a tar at most, in bytes; one that holds a single image may be larger.
         seed: Shuffles the samples over all tars, for programs that read tars from start to end. None: table order.
             `read_shards` needs no shuffling here: its table is shuffled by the loader.
         on_bad: "error" stops at a file that cannot be read; "skip" leaves it out and notes it.

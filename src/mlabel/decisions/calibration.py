@@ -81,7 +81,7 @@ class Calibration:
         """Return probabilities (N, L) for logits (N, L), in blocks of columns; float64 for float64, else float32.
 
         Args:
-            logits: Finite numbers, NumPy or torch.
+            logits: (N, L) finite: NumPy or torch.
 
         Raises:
             ValueError: logits that are not finite, or of another number of labels.

@@ -40,7 +40,7 @@ def distribution_balanced(
 
     Args:
         logits: Real numbers (N, L).
-        targets: Values in [0, 1] of the same shape; 0 where unknown.
+        targets: Values in [0, 1], (N, L); 0 where unknown.
         counts: Positives (L,) of the training part, as `mlabel.weights.count_labels` gives them.
         num_samples: Known samples of the training part: one number, or (L,).
         alpha: The smallest weight.

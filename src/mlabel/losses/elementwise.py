@@ -26,16 +26,19 @@ from mlabel.losses._formulas import (
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the binary cross-entropy of each entry.
+    """Return the binary cross-entropy of each entry (Good, 1952).
 
     L+ = -log p and L- = -log(1 - p). Small losses keep their digits, as the two terms are never subtracted.
 
     Args:
         logits: Real numbers (N, L).
-        targets: Values in [0, 1] of the same shape, of any dtype.
+        targets: Values in [0, 1], (N, L), of any dtype.
 
     Returns:
         Losses (N, L), float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError: shapes that differ.
 
     Example:
         >>> binary_cross_entropy(torch.tensor([[0.0, 60000.0]]), torch.tensor([[1, 0]]))
@@ -55,7 +58,7 @@ def focal(
 
     Args:
         logits: Real numbers (N, L).
-        targets: Values in [0, 1] of the same shape.
+        targets: Values in [0, 1], (N, L).
         gamma: How much right answers are turned down; at least 0.
         alpha: The share of the positive term, in [0, 1]: a number, or one for each label (L,). None: no factors.
 
@@ -86,7 +89,7 @@ def asymmetric(
 
     Args:
         logits: Real numbers (N, L).
-        targets: Values in [0, 1] of the same shape.
+        targets: Values in [0, 1], (N, L).
         gamma_neg: How much right negatives are turned down; at least 0.
         gamma_pos: How much right positives are turned down; at least 0.
         clip: Probability up to which a negative costs nothing; in [0, 1).
@@ -117,7 +120,7 @@ def poly1(logits: Tensor, targets: Tensor, *, epsilon: float = 1.0) -> Tensor:
 
     Args:
         logits: Real numbers (N, L).
-        targets: Values in [0, 1] of the same shape.
+        targets: Values in [0, 1], (N, L).
         epsilon: What is added to the weight of the first term; at least -1, which leaves it out.
 
     Returns:
@@ -145,10 +148,13 @@ def squared_error(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: Real numbers (N, L).
-        targets: Values in [0, 1] of the same shape.
+        targets: Values in [0, 1], (N, L).
 
     Returns:
         Losses (N, L), float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError: shapes that differ.
 
     Example:
         >>> squared_error(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.25]]))
@@ -160,18 +166,20 @@ def squared_error(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def absolute_error(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the absolute error of the probability of each entry, abs(p - t).
+    """Return the absolute error of the probability of each entry, abs(p - t) (Ghosh, Kumar and Sastry, 2017).
 
-    The error is that of the target itself, soft ones included; where p = t the gradient is 0. For targets of 0 and 1
-    it is lowest at 0 or 1, whichever is the more frequent, and no probability: use it where a decision is all that
-    counts.
+    The error is that of the target itself, soft ones included; where p = t the gradient is 0. For targets of 0 and 1 it
+    is lowest at 0 or 1, whichever is the more frequent, and no probability: use it where a decision is all that counts.
 
     Args:
         logits: Real numbers (N, L).
-        targets: Values in [0, 1] of the same shape.
+        targets: Values in [0, 1], (N, L).
 
     Returns:
         Losses (N, L), float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError: shapes that differ.
 
     Example:
         >>> absolute_error(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.25]]))

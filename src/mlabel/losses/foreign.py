@@ -58,6 +58,11 @@ class ForeignLoss(nn.Module):
             logits: (N, L), any floating point.
             targets: (N, L) in [0, 1]: torch, NumPy or SciPy sparse.
             mask: None, dense bool (N, L) (True = known) or sparse bool (True = unknown).
+
+        Raises:
+            ValueError: targets or mask of another shape, or a loss that does not say what each entry has while
+                something is unknown.
+            TypeError: targets in none of those forms.
         """
         targets = as_matrix(targets, logits.shape[1])
         known = self._known(targets, mask, logits.device)

@@ -22,7 +22,7 @@ def hill(logits: Tensor, targets: Tensor, *, lamb: float = 1.5, margin: float = 
 
     Args:
         logits: Real numbers (N, L).
-        targets: Values in [0, 1] of the same shape.
+        targets: Values in [0, 1], (N, L).
         lamb: The paper's lambda, at least 1. Below 1.5 negatives with p above 2 lambda / 3 are pushed up.
         margin: By how much the logit of a positive must be higher.
         gamma: How much right positives are turned down; at least 0.
@@ -65,7 +65,7 @@ def splc(
 
     Args:
         logits: Real numbers (N, L).
-        targets: Values in [0, 1] of the same shape.
+        targets: Values in [0, 1], (N, L).
         tau: The probability above which a negative is taken for a missing positive; above 0, at most 1 (never).
         start_epoch: The first epoch, counted from 0, that corrects.
         margin: By how much the logit of a positive must be higher.

@@ -39,7 +39,7 @@ def two_way(
 
     Args:
         logits: Real numbers (N, L).
-        targets: Values in [0, 1] of the same shape.
+        targets: Values in [0, 1], (N, L).
         temperature_pos: T+, above 0; the higher, the more of the positives count beside the lowest.
         temperature_neg: T-, above 0; the higher, the more of the negatives count beside the highest.
         dim: 1: over the labels of each row. 0: over the rows of each label.
@@ -89,7 +89,7 @@ def zlpr(
 
     Args:
         logits: Real numbers (N, L).
-        targets: Values in [0, 1] of the same shape.
+        targets: Values in [0, 1], (N, L).
         mask: bool (N, L), True = known. None: all known.
         weight: Factors of the labels (L,). None: 1.
         pos_weight: Further factors (L,) of labels that hold. None: 1.
@@ -127,7 +127,7 @@ def multilabel_soft_margin(
 
     Args:
         logits: Real numbers (N, L).
-        targets: Values in [0, 1] of the same shape.
+        targets: Values in [0, 1], (N, L).
         mask: bool (N, L), True = known. None: all known.
         weight: Factors of the labels (L,). None: 1.
         pos_weight: Further factors (L,) of labels that hold. None: 1.

@@ -47,8 +47,8 @@ class HeadSize:
     Attributes:
         name: Its name.
         parameters: Numbers that are learned.
-        weights_bytes: Of its parameters in float32.
-        training_bytes: Of parameters, gradient and Adam's two moments, which are held during training.
+        weights_bytes: Bytes of its parameters in float32.
+        training_bytes: Bytes of parameters, gradient and Adam's two moments, which are held during training.
     """
 
     name: str

@@ -58,7 +58,7 @@ def compare_runs(
         resamples: See `mlabel.metrics.compare`. Where images belong together, groups of them are drawn. None: 1,000, or
             as many more, up to 4,000, as a single label needs to be told apart among so many.
         limit: Use this many images of the part only.
-        seconds: How long the speed of each model is measured; 0: it is not.
+        seconds: For how many seconds the speed of each model is measured; 0: it is not.
         device: None: a GPU if there is one, else the CPU.
         progress: Wraps the batches that are scored; see `score_table`.
 

@@ -55,7 +55,7 @@ def measure_costs(
         models: Name to model, on the device that computes.
         batch_size: Images of a batch.
         precisions: Name to fp32, bf16, fp16 or auto; None: fp32.
-        seconds: For each model; there are at least five rounds.
+        seconds: How many of them for each model; there are at least five rounds.
 
     Example:
         >>> from mlabel.labels import Group, LabelSpace

@@ -46,14 +46,14 @@ class RunPlan:
         device: Where it would train.
         precision: In which it would compute.
         steps_per_epoch: Steps of the optimiser.
-        step_seconds: How long a step takes, the median of those measured; None: none was.
+        step_seconds: How many seconds a step takes, the median of those measured; None: none was.
         steps_measured: Of how many.
-        weights_bytes: Of parameters and buffers.
-        gradient_bytes: Of the gradients of what trains.
-        optimizer_bytes: Of the state of the optimiser.
-        average_bytes: Of the average of the weights; 0: there is none.
-        activation_bytes: What the network keeps of a batch for its gradient, in float32; None: it cannot be counted.
-        free_bytes: Of the disk that it would write to.
+        weights_bytes: Bytes of parameters and buffers.
+        gradient_bytes: Bytes of the gradients of what trains.
+        optimizer_bytes: Bytes of the state of the optimiser.
+        average_bytes: Bytes of the average of the weights; 0: there is none.
+        activation_bytes: Bytes kept of a batch for its gradient, in float32; None: they cannot be counted.
+        free_bytes: Bytes free on the disk that it would write to.
         exists: What is in `run_dir` already.
         notes: What the figures leave out.
     """
@@ -181,7 +181,7 @@ def plan_run(
         run_dir: Where.
         resume: As for `run`.
         device: None: a GPU if there is one, else the CPU.
-        seconds: No step begins after so long, of those that are measured after the first.
+        seconds: No step begins after so many, of those that are measured after the first.
 
     Raises:
         DataError, FileNotFoundError, FileExistsError, ValueError: as `run` would.

@@ -64,8 +64,8 @@ class ServeLimits:
     """What a server takes, and refuses beyond.
 
     Args:
-        max_bytes: Of an image file; what is longer is refused while it comes, with status 413.
-        max_pixels: Of an image, refused from its header, with status 413.
+        max_bytes: Bytes of an image file; what is longer is refused while it comes, with status 413.
+        max_pixels: Pixels of an image, refused from its header, with status 413.
         max_waiting: Images that wait for the model or are being received; further ones get status 503.
         timeout: Seconds that an image may take to arrive (status 408), and to wait for the model (status 503).
 

@@ -28,7 +28,7 @@ class Tile(NamedTuple):
     Attributes:
         image: A path, an address such as `a.tar@1536+20000`, or pixels uint8 (H, W, 3).
         lines: What stands under it; the first is what it is called.
-        beside: Pixels that are shown beside it, such as where the model looked; None: nothing.
+        beside: Pixels uint8 (H, W, 3) that are shown beside it, such as where the model looked; None: nothing.
 
     Example:
         >>> Tile("a.png", ["a.png", "cat 0.93"]).lines[0]

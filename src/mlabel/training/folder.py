@@ -42,6 +42,9 @@ def write_run_config(run_dir: str | Path, **sections: Mapping[str, Any]) -> None
         run_dir: The run's folder.
         **sections: Name of a section to what stands in it, for JSON.
 
+    Raises:
+        DataError: the `config.json` that is there is no JSON.
+
     Example:
         >>> import tempfile
         >>> folder = tempfile.mkdtemp()

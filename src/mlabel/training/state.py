@@ -234,7 +234,7 @@ class Event:
             metrics: Of an evaluation.
             notes: What is worth saying.
             images: Images of the step.
-            seconds: How long they took.
+            seconds: How many of them the step took.
         """
         place = (kind, state.epoch, state.step)
         return cls(*place, loss, metrics or {}, state, state.trained, notes, images, seconds)

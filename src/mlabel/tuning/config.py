@@ -29,7 +29,7 @@ class SearchConfig:
             3, 9, ... (asynchronous successive halving, Li et al., 2020); `hyperband`, the same with some trials left
             alone for longer (Li et al., 2018).
         trials: How many, those that fail or are given up counted; None: the whole grid, 20 of other strategies.
-        minutes: After so long no trial begins; None: never.
+        minutes: After so many no trial begins; None: never.
         higher_is_better: Of the objective.
         steps: The last step that a trial reports, for `hyperband`.
         seed: Of what is tried.

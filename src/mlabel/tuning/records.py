@@ -31,7 +31,7 @@ class TrialRecord:
         value: What the objective gave; of one that is pruned or runs, what it reported last; None: there is none.
         values: Name to the value that was tried.
         steps: Step to what was reported.
-        seconds: How long it took; None: it is not over.
+        seconds: How many it took; None: it is not over.
         error: Why it failed; empty otherwise.
         folder: Its own.
 
