@@ -137,8 +137,13 @@ class TrainConfig:
         ValueError: a value out of its range, or an unknown name.
 
     Example:
-        >>> TrainConfig(epochs=3, optimizer="sgd", lr=0.1).optimizer
-        'sgd'
+        >>> config = TrainConfig(epochs=3, optimizer="sgd", lr=0.1)
+        >>> TrainConfig.from_dict(config.to_dict()) == config
+        True
+        >>> TrainConfig(schedule="cosin")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: unknown schedule 'cosin'; did you mean 'cosine'? Known: ...
     """
 
     epochs: int = 10
