@@ -45,7 +45,7 @@ def _tuned(name: str, **changes: Any) -> Recipe:
     train = dataclasses.replace(FINE_TUNING, **changes.pop("train", {}))
     report = REPORTS[name].recipe
     kept = Recipe(report.reader, report.data, reader_options=report.reader_options, split=report.split)
-    return dataclasses.replace(kept, **PRETRAINED, train=train, **changes)
+    return dataclasses.replace(kept, **{**PRETRAINED, **changes}, train=train)
 
 
 def _frozen(tuned: Recipe) -> Recipe:
@@ -93,6 +93,17 @@ CASES = {
             "best": _tuned(
                 "fashion_multihead", hold_out=HELD_OUT, image_size=160, dropout=0.3, logit_adjustment=1.0,
                 train={"epochs": 10, "monitor": "macro_recall"},
+            ),
+            "augmented": _tuned(
+                "fashion_multihead", hold_out=HELD_OUT, image_size=192, dropout=0.3, logit_adjustment=1.0,
+                train={
+                    "epochs": 14, "monitor": "macro_recall", "augment": "strong", "mix": "mixup", "ema": 0.999,
+                    "lr": 5e-4, "warmup_steps": 200,
+                },
+            ),
+            "larger": _tuned(
+                "fashion_multihead", backbone="timm/tf_efficientnet_lite2", hold_out=HELD_OUT, image_size=192,
+                dropout=0.3, logit_adjustment=1.0, train={"epochs": 8, "monitor": "macro_recall", "augment": "strong"},
             ),
         },
         ("macro_recall", "mean_class_accuracy", "accuracy"),
