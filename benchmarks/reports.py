@@ -125,6 +125,13 @@ CASES = {
             "best": _tuned(
                 "celeba_resnet_vs_densenet", hold_out=HELD_OUT, image_size=112, dropout=0.2, train={"epochs": 8}
             ),
+            "augmented": _tuned(
+                "celeba_resnet_vs_densenet", hold_out=HELD_OUT, image_size=112, dropout=0.3,
+                train={
+                    "epochs": 14, "augment": "crop:0.3+flip+colour:0.5+erasing:0.5", "mix": "mixup", "ema": 0.999,
+                    "batch_size": 32, "lr": 8e-4, "head_lr": 2e-3,
+                },
+            ),
         },
         ("label_accuracy", "macro_balanced_accuracy", "map", "macro_f1"),
         {"0.5": None, "F1": "f1"},
