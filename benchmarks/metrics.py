@@ -238,7 +238,7 @@ def histogram_cases(quick: bool) -> Iterator[Case]:
         def theirs(binned: Any = binned, pair: Any = (given, dense)) -> None:
             binned.update(*pair)
 
-        name = f"binned AP (1024 bins | {thresholds})"
+        name = f"binned AP in 1,024 bins | in {thresholds}"
         yield Case(f"{num_labels} labels, an update of {rows}", name, mine, "torchmetrics", theirs, 10, repeats=3)
 
 
@@ -334,6 +334,7 @@ if __name__ == "__main__":
             f"{1e3 * line['peer_seconds']:11.3f} {line['ratio']:8.1f} {line['goal']:5g}",
             flush=True,
         )
-        headline(f"{line['case'].split(' | ')[0]}, {line['shape']}", line["ratio"], line["peer"])
+        measured, _, theirs = line["case"].partition(" | ")
+        headline(f"{measured}, {line['shape']}", line["ratio"], ", ".join(filter(None, [line["peer"], theirs])))
     if importlib.util.find_spec("torchmetrics") is None:
         headline("average precision, and counts in batches", None, "torchmetrics")
