@@ -160,6 +160,10 @@ def test_report_writes_the_whole_page(visit, trained: Path, capsys: pytest.Captu
         rows = {each["metric"]: each for each in csv.DictReader(file)}
     # What no threshold changes has one interval.
     assert rows["map"]["at 0.5 low"] == rows["map"]["calibrated low"] != ""
+    for option in ("--intervals", "--tiles"):
+        capsys.readouterr()
+        assert main(["report", str(run), option, "0"]) == 2
+        assert option.removeprefix("--") in capsys.readouterr().err
     assert main(["report"]) == 2
     assert main(["report", str(run), "--run", "b"]) == 2
     assert "the folder of one run is wanted" in capsys.readouterr().err

@@ -20,10 +20,10 @@ from mlabel.labels import Group, LabelSpace, decide
 from mlabel.metrics import bootstrap, cross_confusion, evaluate
 from mlabel.models import create_model
 from mlabel.recipes import Recipe, Run, RunEvaluation, write_evaluation
-from mlabel.recipes.confusions import _count, confusion
-from mlabel.recipes.galleries import Find, _best, _errors
-from mlabel.recipes.sections import SECTIONS
-from mlabel.recipes.shown import Shown, choose_labels
+from mlabel.recipes.pages.confusions import _count, confusion
+from mlabel.recipes.pages.galleries import Find, _best, _errors
+from mlabel.recipes.pages.sections import SECTIONS
+from mlabel.recipes.pages.shown import Shown, choose_labels
 from mlabel.report import plot_confusions, plot_precision_recall, plot_reliability, plot_shares, precision_recall
 
 SPACE = LabelSpace(

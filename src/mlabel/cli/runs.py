@@ -31,7 +31,7 @@ from mlabel.cli._options import (
 from mlabel.decisions import OBJECTIVES, SCOPES
 from mlabel.metrics import rows_table
 from mlabel.recipes import CALIBRATIONS, Recipe, Run, RunEvaluation, demo, plan_run, report_run, run, write_evaluation
-from mlabel.recipes.pages import TILES
+from mlabel.recipes.pages.run_page import TILES
 from mlabel.training import TrainConfig
 
 # Settings of a recipe that are given as NAME=VALUE.

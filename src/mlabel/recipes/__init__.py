@@ -3,20 +3,20 @@
 from mlabel.recipes.card import copy_with_card
 from mlabel.recipes.comparing import LABEL_STATISTICS, compare_runs
 from mlabel.recipes.comparison import RunComparison
-from mlabel.recipes.comparison_page import write_run_comparison
 from mlabel.recipes.cost import ModelCost, measure_costs
 from mlabel.recipes.demo import DEMO, demo
 from mlabel.recipes.evaluation import RunEvaluation
 from mlabel.recipes.imbalance import make_loss
 from mlabel.recipes.label_issues import RunIssues, find_run_issues, write_issues
-from mlabel.recipes.pages import report_run, write_evaluation
+from mlabel.recipes.pages.comparison_page import write_run_comparison
+from mlabel.recipes.pages.run_page import report_run, write_evaluation
+from mlabel.recipes.pages.study_page import write_study
 from mlabel.recipes.plan import RunPlan, plan_run
 from mlabel.recipes.recipe import CALIBRATIONS, INIT_BIASES, Recipe
 from mlabel.recipes.reports import REPORTS, Report
 from mlabel.recipes.run import Run, run
 from mlabel.recipes.scenes import write_scenes
 from mlabel.recipes.stand_ins import STAND_INS, write_stand_in
-from mlabel.recipes.study_page import write_study
 from mlabel.recipes.tuning import KEEP_TRIALS, best_recipe, retrain, tune
 
 __all__ = [

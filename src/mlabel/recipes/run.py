@@ -28,7 +28,7 @@ from mlabel.recipes.copies import keep_copies_together
 from mlabel.recipes.evaluation import RunEvaluation, describe_intervals
 from mlabel.recipes.imbalance import describe_labels, make_loss
 from mlabel.recipes.judging import fifths, judge, threshold_fit
-from mlabel.recipes.pages import write_evaluation
+from mlabel.recipes.pages.run_page import write_evaluation
 from mlabel.recipes.recipe import Recipe
 from mlabel.training import (
     BadLog,

@@ -15,9 +15,9 @@ from mlabel._checks import resolve, suggest
 from mlabel.data import ImageTable
 from mlabel.recipes.evaluation import RunEvaluation
 from mlabel.recipes.imbalance import make_loss
+from mlabel.recipes.pages.study_page import write_study
 from mlabel.recipes.recipe import Recipe
 from mlabel.recipes.run import Run, Say, describe_run, make_model, read_for_split, run, split_table
-from mlabel.recipes.study_page import write_study
 from mlabel.training import TrainConfig, best_checkpoint, list_checkpoints, train
 from mlabel.training.loop import LOWER_IS_BETTER
 from mlabel.training.scoring import Progress, no_progress

@@ -13,9 +13,9 @@ import scipy.sparse as sp
 from mlabel.data import ImageDataset, Relations, relate_labels
 from mlabel.labels import LabelSpace
 from mlabel.metrics import Reliability, reliability
-from mlabel.recipes.confusions import confusion
-from mlabel.recipes.galleries import make_galleries
-from mlabel.recipes.shown import DRAWN, GROUPS, Shown, describe_highest
+from mlabel.recipes.pages.confusions import confusion
+from mlabel.recipes.pages.galleries import make_galleries
+from mlabel.recipes.pages.shown import DRAWN, GROUPS, Shown, describe_highest
 from mlabel.report import (
     Picture,
     Section,

@@ -9,7 +9,7 @@ import numpy as np
 
 from mlabel.labels import Group
 from mlabel.metrics import cross_confusion
-from mlabel.recipes.shown import DRAWN, GROUPS, Shown, describe_highest
+from mlabel.recipes.pages.shown import DRAWN, GROUPS, Shown, describe_highest
 from mlabel.report import Picture, Section, plot_confusions, plot_shares
 
 _COUNTED = 2000  # labels whose confusions are counted

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlabel._checks import resolve
+from mlabel._checks import check_positive, resolve
 from mlabel._files import to_json, write_atomically
 from mlabel.recipes.evaluation import RunEvaluation
-from mlabel.recipes.sections import SECTIONS
-from mlabel.recipes.shown import Shown, choose_labels, write_rows
+from mlabel.recipes.pages.sections import SECTIONS
+from mlabel.recipes.pages.shown import Shown, choose_labels, write_rows
 from mlabel.report import write_report
 from mlabel.training import newest_checkpoint, read_description
 
@@ -106,7 +106,7 @@ def report_run(
         tiles: How many pictures a gallery has at most.
 
     Raises:
-        ValueError: the part is not there, or has no labels; or an unknown label.
+        ValueError: the part is not there, or has no labels; an unknown label; or fewer than 1 resample or picture.
 
     Example:
         >>> import dataclasses, tempfile
@@ -119,6 +119,8 @@ def report_run(
         >>> report_run(Run.open(folder + "/a", device="cpu"), intervals=20).name
         'index.html'
     """
+    check_positive(intervals, "intervals")
+    check_positive(tiles, "tiles")
     for name in labels or ():
         run.model.space.index(name)
     result = run.evaluate(part=part, threshold=threshold, intervals=intervals)

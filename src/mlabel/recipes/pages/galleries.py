@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mlabel.data import ImageDataset
-from mlabel.recipes.shown import Shown
+from mlabel.recipes.pages.shown import Shown
 from mlabel.report import Section, Tile, explain, label_issues, plot_explanations, plot_sheet
 
 _log = logging.getLogger(__name__)
