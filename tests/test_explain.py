@@ -88,6 +88,15 @@ def test_maps_are_in_range_and_do_not_depend_on_the_other_images(name: str) -> N
     torch.testing.assert_close(alone, maps[[2, 0]], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["small_cnn", "patches"])
+def test_of_a_model_with_two_views_the_image_itself_is_explained(name: str) -> None:
+    model, images = make(name).eval(), pictures(2, 32 if name == "patches" else 64)
+    expected = explain(model, images, ["bird"])
+    model.views = "mirrored"
+    assert torch.equal(explain(model, images, ["bird"]), expected)
+    assert model.views == "mirrored"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_model_is_left_as_it_was(name: str) -> None:
     model = make(name).train()

@@ -55,7 +55,9 @@ def pixels_of(paths: list[str], size: int = 16) -> np.ndarray:
     return np.stack([np.asarray(image) for image in images]).transpose(0, 3, 1, 2)
 
 
-@pytest.mark.parametrize("options", [{}, {"head": "csra"}, {"image_size": (16, 24)}, {"in_channels": 1}])
+@pytest.mark.parametrize(
+    "options", [{"views": "mirrored"}, {"head": "csra"}, {"image_size": (16, 24)}, {"in_channels": 1}]
+)
 def test_onnx_says_what_the_tagger_says(options: dict[str, Any], paths: list[str], tmp_path: Path) -> None:
     tagger = make_tagger(**options)
     found = export_tagger(tagger, tmp_path / "to", paths)

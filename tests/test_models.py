@@ -157,6 +157,30 @@ def test_logits_are_the_head_of_the_features():
     torch.testing.assert_close(model(images), model.head(model.features(images)))
 
 
+@pytest.mark.parametrize("head", ["linear", "csra"])
+def test_mirrored_views_are_the_mean_of_both_and_of_evaluation_only(head):
+    model, images = tiny(head=head, views="mirrored"), random_images(3, 3, 32, 32)
+    plain = tiny(head=head)
+    plain.load_state_dict(model.state_dict())
+    expected = (plain(images) + plain(images.flip(-1))) / 2
+    assert torch.allclose(model(images), expected, atol=1e-6)
+    assert not torch.allclose(model(images), plain(images), atol=1e-4)
+    # An image and its mirror image get the same answer, to the bit.
+    assert torch.equal(model(images), model(images.flip(-1)))
+    assert torch.equal(model.features(images), plain.features(images))
+    assert torch.equal(model.train()(images), plain.train()(images))
+
+
+def test_views_can_be_changed_and_are_part_of_the_description():
+    model = tiny()
+    assert "views" not in model.config
+    model.views = "mirrored"
+    assert model.config["views"] == model.views == "mirrored"
+    with pytest.raises(ValueError, match="unknown views 'mirored'; did you mean 'mirrored'"):
+        model.views = "mirored"
+    assert replace_head(model, SPACE).views == "mirrored"
+
+
 def test_rows_do_not_depend_on_their_neighbours():
     model = tiny()
     images = random_images(6, 3, 32, 32)

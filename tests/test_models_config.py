@@ -13,7 +13,7 @@ from torch import nn
 
 from mlabel._checks import DataError
 from mlabel.labels import Group, LabelSpace
-from mlabel.models import HEADS, ModelConfig, create_model, from_config
+from mlabel.models import HEADS, VIEWS, ModelConfig, create_model, from_config
 
 SPACE = LabelSpace([Group("tags", ["cat", "dog", "owl"])])
 GOOD = {
@@ -51,6 +51,7 @@ def _descriptions(grey, head):
         image_size=st.tuples(st.integers(8, 64), st.integers(8, 64)),
         mean=st.tuples(*[st.floats(0, 1)] * (1 if grey else 3)),
         std=st.tuples(*[st.floats(0.01, 1)] * (1 if grey else 3)),
+        views=st.sampled_from(VIEWS),
     )
 
 
@@ -111,6 +112,8 @@ def test_descriptions_from_before_heads_had_options_are_read():
         ({"std": [0.25, 0.25, 0.0]}, "std .* must be from"),
         ({"std": [0.25, 0.25, "1"]}, "std .* must be a number"),
         ({"std": {"0": 1}}, "std must be a list"),
+        ({"views": "both"}, "unknown views 'both'"),
+        ({"views": 2}, "views must be a name; got 2"),
         ({"head_options": []}, "head_options must be a mapping"),
         ({"head_options": {"heads": 2}}, "head 'linear' has no option 'heads'; It has none"),
         ({"head": "csra", "head_options": {"head": 2}}, "no option 'head'; did you mean 'heads'"),

@@ -18,7 +18,7 @@ from mlabel.data import MIXES, READERS, SAMPLERS, SPLIT_METHODS
 from mlabel.decisions import CALIBRATION_SCOPES, OBJECTIVES, SCOPES
 from mlabel.losses import EXCLUSIVE_NAMES
 from mlabel.losses import NAMES as LOSSES
-from mlabel.models import HEADS
+from mlabel.models import HEADS, VIEWS
 from mlabel.recipes import CALIBRATIONS, INIT_BIASES, Recipe
 from mlabel.training import (
     BATCH_NORM,
@@ -43,6 +43,7 @@ _CHOICES: dict[str, Iterable[str]] = {
     "reader": READERS,
     "split_method": SPLIT_METHODS,
     "head": HEADS,
+    "views": VIEWS,
     "loss": sorted({*LOSSES, *EXCLUSIVE_NAMES}),
     "exclusive_loss": EXCLUSIVE_NAMES,
     "reduction": ("mean", "batchmean", "sum"),

@@ -10,7 +10,7 @@ and multiply-adds), `config` (the description that is saved).
 from mlabel.models.backbones import create_backbone, list_models
 from mlabel.models.base_head import Head
 from mlabel.models.classifier import Classifier, Preprocess, replace_head
-from mlabel.models.config import ModelConfig
+from mlabel.models.config import VIEWS, ModelConfig
 from mlabel.models.factory import create_model, from_config
 from mlabel.models.heads import HEADS, EmbeddingHead, LinearHead, MLPHead, MultiHead, create_head
 from mlabel.models.map_heads import CSRAHead, MLDecoderHead
@@ -30,6 +30,7 @@ from mlabel.models.timm_networks import list_timm_models
 
 __all__ = [
     "HEADS",
+    "VIEWS",
     "CNN3BatchNorm",
     "CNN4MaxPool",
     "CNN5AvgPool",

@@ -118,6 +118,8 @@ class Classifier(nn.Module):
         in_channels: C.
         num_features: D.
         load_report: What became of the pretrained weights' entries; None where none were asked for.
+        views: What is looked at in evaluation mode, to be set at any time: `plain`, the image as it is; `mirrored`, its
+            mirror image too, whose logits are averaged with those of the image, for twice the time.
 
     Example:
         >>> from mlabel.labels import Group, LabelSpace
@@ -145,6 +147,15 @@ class Classifier(nn.Module):
     def config(self) -> dict[str, Any]:
         """The architecture as a dictionary for JSON, without the label space; `from_config` builds it again."""
         return self._config.to_dict()
+
+    @property
+    def views(self) -> str:
+        """What is looked at in evaluation mode: `plain` or `mirrored`."""
+        return self._config.views
+
+    @views.setter
+    def views(self, views: str) -> None:
+        self._config = replace(self._config, views=views)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Return what the backbone makes of `images` (N, C, H, W): features (N, D).
@@ -181,6 +192,11 @@ class Classifier(nn.Module):
             ValueError: as `features`.
             TypeError: images neither uint8 nor floating.
         """
+        if self.training or self._config.views == "plain":
+            return self._logits(images)
+        return (self._logits(images) + self._logits(images.flip(-1))) / 2
+
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
         return self.head(self.feature_map(images) if self.head.takes_map else self.features(images))
 
     def _prepare(self, images: torch.Tensor) -> torch.Tensor:

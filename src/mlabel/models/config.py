@@ -12,6 +12,8 @@ from mlabel.models.backbones import check_backbone
 from mlabel.models.heads import HEADS, check_head_options
 
 FORMAT = "mlabel.model/1"
+# What an evaluated model looks at: the image as it is, or its mirror image too.
+VIEWS = ("plain", "mirrored")
 
 # Above these, a description is a slip or an attempt to use up the memory of whoever opens it.
 _MAX_HIDDEN = 65_536
@@ -32,6 +34,7 @@ class ModelConfig:
         mean: One number a channel, of images scaled to [0, 1].
         std: One number a channel, likewise.
         head_options: Names and values of the options of the head's own that are not its defaults.
+        views: `plain` or `mirrored`; see `Classifier.views`.
 
     Raises:
         ValueError: a value out of its range, or a name that is not in its table.
@@ -54,8 +57,9 @@ class ModelConfig:
     image_size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    # Pairs and not a dictionary, so that the description stays immutable; later than version 1, so with a default.
+    # Later than version 1, so with a default. Pairs and not a dictionary, so that the description stays immutable.
     head_options: tuple[tuple[str, int | float], ...] = ()
+    views: str = VIEWS[0]
 
     def __post_init__(self) -> None:
         if self.backbone is not None:
@@ -72,6 +76,8 @@ class ModelConfig:
         _check_length(self.image_size, "image_size", 2)
         for side in self.image_size:
             _check_whole(side, "each side of image_size", 1, _MAX_SIDE)
+        _check_text(self.views, "views")
+        resolve(self.views, dict.fromkeys(VIEWS), "views")
         _check_length(self.mean, "mean", self.in_channels)
         _check_length(self.std, "std", self.in_channels)
         for mean, std in zip(self.mean, self.std, strict=True):
@@ -91,6 +97,8 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the description as plain numbers, texts and lists, for JSON; `from_dict` reads it."""
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        if self.views == VIEWS[0]:
+            del values["views"]  # so that readers of version 1 know every key
         return {"format": FORMAT, **values, "head_options": dict(self.head_options)}
 
     @classmethod

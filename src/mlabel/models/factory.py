@@ -41,6 +41,7 @@ def create_model(
     image_size: int | Sequence[int] = 224,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
+    views: str = "plain",
 ) -> Classifier:
     """Return a new classifier from images (N, C, H, W) to logits (N, L).
 
@@ -66,6 +67,7 @@ def create_model(
         mean: Of images in [0, 1], one number or one a channel. None: what the weights were made with, or
             ImageNet's; for greyscale the mean of the three.
         std: Likewise.
+        views: `plain` or `mirrored`: in evaluation, the mean logits of an image and of its mirror image.
 
     Raises:
         ValueError: an unknown name, a value out of its range, an image size that the backbone cannot take, or a
@@ -98,6 +100,7 @@ def create_model(
         image_size=as_image_size(image_size),
         mean=as_channels(mean, usual_mean, in_channels),
         std=as_channels(std, usual_std, in_channels),
+        views=views,
     )
     if isinstance(source, WeightsEnum):
         source = fetch_weights(source)

@@ -11,6 +11,7 @@ from typing import Any
 from mlabel._checks import check_between, check_positive, resolve, suggest
 from mlabel.data import READERS, SPLIT_METHODS
 from mlabel.decisions import CALIBRATION_METHODS, CALIBRATION_SCOPES, check_objective
+from mlabel.models import VIEWS
 from mlabel.training import TrainConfig
 
 INIT_BIASES = ("default", "prior")
@@ -46,6 +47,8 @@ class Recipe:
         hidden: Hidden units of the `mlp` head and of the layers of `multi`, width of `ml_decoder`, rank of `embedding`.
         in_channels: 3 for colour, 1 for greyscale.
         image_size: Pixels of a side; images are resized to this square.
+        views: What the trained model looks at: the image, `plain`, or its mirror image too, `mirrored`, with the mean
+            of their logits, for twice the time.
         loss: Name of the loss of the any-of groups, from `mlabel.losses`.
         exclusive_loss: Name of the loss of the exclusive groups, from `mlabel.losses`; None: cross-entropy.
         loss_options: Further arguments of the losses, such as `{"gamma_neg": 2.0}`.
@@ -96,6 +99,7 @@ class Recipe:
     hidden: int = 512
     in_channels: int = 3
     image_size: int = 128
+    views: str = "plain"
     loss: str = "binary_cross_entropy"
     exclusive_loss: str | None = None
     loss_options: Mapping[str, Any] = field(default_factory=dict)
@@ -126,6 +130,7 @@ class Recipe:
                 "rare the label is, so that rare ones win everywhere; use one of the two"
             )
         resolve(self.init_bias, dict.fromkeys(INIT_BIASES), "init_bias")
+        resolve(self.views, dict.fromkeys(VIEWS), "views")
         resolve(self.split_method, dict.fromkeys(SPLIT_METHODS), "split_method")
         self._check_split()
         if self.duplicates is not None:

@@ -484,6 +484,7 @@ def make_model(recipe: Recipe, train: ImageTable) -> Classifier:
             head_options=recipe.head_options,
             in_channels=recipe.in_channels,
             image_size=recipe.image_size,
+            views=recipe.views,
         )
     if recipe.init_bias == "prior":
         model.init_bias(train.counts, train.known_counts, logit_adjustment=recipe.logit_adjustment)

@@ -95,14 +95,16 @@ def _as_columns(labels: Any, space: LabelSpace, count: int) -> torch.Tensor:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module into evaluation mode, and back into its own; torch records gradients in between."""
-    training = [module for module in model.modules() if module.training]
+def _evaluating(model: Classifier) -> Iterator[None]:
+    """Put every module into evaluation mode, looking at plain images, and back; torch records gradients in between."""
+    training, views = [module for module in model.modules() if module.training], model.views
     model.eval()
+    model.views = "plain"
     try:
         with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
+        model.views = views
         for module in training:
             module.training = True
 
