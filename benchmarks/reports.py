@@ -2,6 +2,7 @@
 
     python -m benchmarks.reports --data DATA --runs RUNS                                  # what is finished, as tables
     python -m benchmarks.reports --data DATA --runs RUNS --train fashion:best --seeds 0,1,2
+    python -m benchmarks.reports --data DATA --runs RUNS --average fashion:best+augmented+larger --views mirrored
 
 A row has the mean of the finished seeds, their range, and the first one's interval; where there are several, a second
 row has their averaged scores, and the ensemble's interval. DATA holds `mirflickr14`, `FashionDataset`, `celeba` and
@@ -20,6 +21,7 @@ import numpy as np
 
 from mlabel import evaluate, fit_thresholds
 from mlabel.metrics import bootstrap
+from mlabel.models import VIEWS
 from mlabel.recipes import REPORTS, Recipe, Run, run
 from mlabel.training import TrainConfig
 
@@ -175,14 +177,17 @@ def train(name: str, seeds: list[int], data: Path, runs: Path) -> None:
 Figures = tuple[dict[str, float], dict[str, tuple[float, float]]]
 
 
-def figures(case: Case, folders: list[Path]) -> dict[str, Figures]:
+def figures(case: Case, folders: list[Path], views: str) -> dict[str, Figures]:
     """Return for each way to decide the figures of the test part, and intervals where there are some.
 
     Args:
         case: What is reported.
-        folders: Runs of one recipe, whose scores are averaged.
+        folders: Runs on the same parts, whose scores are averaged.
+        views: Whether the networks look at mirror images too.
     """
     runs = [Run.open(folder) for folder in folders]
+    for each in runs:
+        each.model.views = views
     test, val = runs[0].parts["test"], runs[0].parts["val"]
     scores, tuning = (np.mean([run.score(part).probabilities for run in runs], axis=0) for part in ("test", "val"))
     known: dict[str, Any] = {"mask": test.unknown, "space": test.space}
@@ -204,19 +209,31 @@ def figures(case: Case, folders: list[Path]) -> dict[str, Figures]:
     return rows
 
 
-def show(case_name: str, variant: str, runs: Path) -> None:
+def show(case_name: str, variant: str, runs: Path, views: str) -> None:
     """Print a row for each way to decide: of the finished seeds, and of their averaged scores."""
-    case = CASES[case_name]
-    folders = sorted(path for path in runs.glob(f"{case_name}-{variant}-*") if (path / "bundle").is_dir())
-    each = [figures(case, [folder]) for folder in folders]
+    case, folders = CASES[case_name], finished(case_name, [variant], runs)
+    each = [figures(case, [folder], views) for folder in folders]
     for title in each[0] if each else ():
         intervals = each[0][title][1]
         cells = [_cell([rows[title][0][name] for rows in each], intervals.get(name)) for name in case.metrics]
         print(f"| {case_name} | {variant}, {len(each)} seed(s) | {title} | {' | '.join(cells)} |", flush=True)
     if len(each) > 1:
-        for title, (found, intervals) in figures(case, folders).items():
-            cells = [_cell([found[name]], intervals.get(name)) for name in case.metrics]
-            print(f"| {case_name} | {variant}, averaged | {title} | {' | '.join(cells)} |", flush=True)
+        average(case_name, [variant], runs, views)
+
+
+def average(case_name: str, variants: list[str], runs: Path, views: str) -> None:
+    """Print a row for each way to decide, of the averaged scores of all finished runs of some variants."""
+    case, folders = CASES[case_name], finished(case_name, variants, runs)
+    for title, (found, intervals) in figures(case, folders, views).items():
+        cells = [_cell([found[name]], intervals.get(name)) for name in case.metrics]
+        names = f"{'+'.join(variants)}, {len(folders)} averaged"
+        print(f"| {case_name} | {names} | {title} | {' | '.join(cells)} |", flush=True)
+
+
+def finished(case_name: str, variants: list[str], runs: Path) -> list[Path]:
+    """Return the folders of the finished runs of some variants."""
+    folders = (path for variant in variants for path in sorted(runs.glob(f"{case_name}-{variant}-*")))
+    return [path for path in folders if (path / "bundle").is_dir()]
 
 
 def _cell(values: list[float], interval: tuple[float, float] | None) -> str:
@@ -232,18 +249,26 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--train", action="append", metavar="CASE:VARIANT", default=[])
     parser.add_argument("--show", action="append", metavar="CASE:VARIANT", default=[])
+    parser.add_argument("--average", action="append", metavar="CASE:VARIANT+VARIANT", default=[])
+    parser.add_argument("--views", choices=VIEWS, default="plain")
     parser.add_argument("--seeds", default="0")
     options = parser.parse_args()
     for name in options.train:
         train(name, [int(seed) for seed in options.seeds.split(",")], options.data, options.runs)
-    wanted = (
-        options.show or options.train or [f"{c}:{variant}" for c, case in CASES.items() for variant in case.recipes]
-    )
-    for name in wanted:
+    everything = [f"{name}:{variant}" for name, case in CASES.items() for variant in case.recipes]
+    for name in options.show or options.train or ([] if options.average else everything):
         case, variant = name.split(":")
-        metrics = CASES[case].metrics
-        print(f"\n| | | decided by | {' | '.join(metrics)} |\n|---|---|---|{'---|' * len(metrics)}")
-        show(case, variant, options.runs)
+        _head(case)
+        show(case, variant, options.runs, options.views)
+    for name in options.average:
+        case, variants = name.split(":")
+        _head(case)
+        average(case, variants.split("+"), options.runs, options.views)
+
+
+def _head(case: str) -> None:
+    metrics = CASES[case].metrics
+    print(f"\n| | | decided by | {' | '.join(metrics)} |\n|---|---|---|{'---|' * len(metrics)}")
 
 
 if __name__ == "__main__":
