@@ -60,7 +60,8 @@ def read_isolated(
             yield _checked(row, line)
     finally:
         for server in servers:
-            server.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)  # and the child that it may be waiting for
             with server:  # closes its pipes and waits
                 pass
 
@@ -70,7 +71,13 @@ def _start(paths: list[str], max_pixels: int, seconds: float) -> subprocess.Pope
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     # -P: modules are not looked for in the working folder, which may be that of the images.
     command = [sys.executable, "-P", "-c", _CODE]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **threads})
+    server = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **threads},
+        start_new_session=True,
+    )
     assert server.stdin is not None
     with suppress(BrokenPipeError), server.stdin as told:  # one that ended already is noticed by its missing answer
         told.write(json.dumps({"paths": paths, "max_pixels": max_pixels, "seconds": seconds}).encode())
