@@ -160,6 +160,7 @@ def test_leaving_early_leaves_no_process_behind(tmp_path: Path) -> None:
         b'[0, [4, 4], [1, 2], 3, null, ["\\u001b[2J"]]',
         b'[0, [4, 4], [1, 2], 3, null, "note"]',
         b'\xff',
+        b"[" * 60_000,
     ],
 )  # fmt: skip
 def test_answers_that_are_no_facts_are_refused(line: bytes) -> None:

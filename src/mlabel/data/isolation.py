@@ -197,7 +197,10 @@ def _checked(row: int, line: bytes) -> Facts:
     Raises:
         ValueError: it is not the facts of an image.
     """
-    held = json.loads(line)
+    try:
+        held = json.loads(line)
+    except RecursionError:
+        raise ValueError("facts lie in one list") from None
     if not isinstance(held, list) or len(held) != len(Facts._fields):
         raise ValueError("a list of facts was wanted")
     _, size, pixels, look, fault, notes = held
